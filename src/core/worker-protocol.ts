@@ -1,0 +1,79 @@
+import type { ErrorMessage, Details } from './errors.ts';
+
+/**
+ * Messages between the agent and a tunnel worker, over the IPC channel of `child_process.fork`
+ * (serialization `advanced`). Everything the worker ever learns arrives here: it opens no file.
+ */
+
+/** An address to dial, in the order of preference. `address` is an IPv4 or IPv6 literal without brackets. */
+export interface Endpoint {
+  address: string;
+  port: number;
+}
+
+/** What a worker needs to speak TLS for one tunnel. PEM texts. Never logged. */
+export interface TlsMaterial {
+  /** Trust anchors: the only ones; the system's store is not added. */
+  trustedRootsPem: string[];
+  /** SNI, and the name the server certificate must carry (no zone prefix). */
+  serverName: string;
+  /** The client certificate and its key; null when the mount presents none. */
+  client: { certificatePem: string; privateKeyPem: string } | null;
+}
+
+export type AgentToWorker =
+  /** First message: everything that concerns the whole worker. `budgetBytes` bounds all buffered bytes. */
+  | { kind: 'start'; dropTo: { uid: number; gid: number } | null; budgetBytes: number }
+  /** Opens a tunnel, or replaces its material for connections dialled from now on; open ones stay untouched. */
+  | { kind: 'tunnel.open'; tunnelId: string; tls: TlsMaterial; dialTimeoutMs: number }
+  /** Dials, finishes the TLS handshake, keeps the connection warm for the tunnel's first session, and answers `probe.done`. */
+  | { kind: 'tunnel.probe'; tunnelId: string; requestId: number; endpoints: Endpoint[] }
+  /** Where to dial from now on: the answer to `endpoints.wanted`. */
+  | { kind: 'tunnel.endpoints'; tunnelId: string; endpoints: Endpoint[] }
+  /** Ends the tunnel: all its sessions and its warm connection are destroyed; answered by `tunnel.closed`. */
+  | { kind: 'tunnel.close'; tunnelId: string }
+  /** An accepted local socket travels with this message. */
+  | { kind: 'session.open'; tunnelId: string; sessionId: number; endpoints: Endpoint[] }
+  | { kind: 'ping'; sequence: number };
+
+/** What the TLS handshake with a mount target established. */
+export interface UpstreamFacts {
+  address: string;
+  port: number;
+  tlsVersion: string;
+  cipher: string;
+  subject: string;
+  issuer: string;
+  /** Epoch milliseconds. */
+  certificateExpiresAtMs: number;
+}
+
+export interface SessionCounters {
+  /** Bytes from the NFS client to the mount target. */
+  bytesUp: number;
+  /** Bytes from the mount target to the NFS client. */
+  bytesDown: number;
+}
+
+export type WorkerToAgent =
+  | { kind: 'ready'; pid: number }
+  | { kind: 'probe.done'; tunnelId: string; requestId: number; upstream: UpstreamFacts }
+  | { kind: 'probe.failed'; tunnelId: string; requestId: number; error: ErrorMessage }
+  /** The worker is about to dial again and asks for fresh addresses; it goes on with the old ones if none come. */
+  | { kind: 'endpoints.wanted'; tunnelId: string }
+  | { kind: 'session.connected'; tunnelId: string; sessionId: number; upstream: UpstreamFacts }
+  | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
+  | { kind: 'tunnel.closed'; tunnelId: string }
+  /** Totals of all sessions of a tunnel since it was opened in this worker. */
+  | { kind: 'pong'; sequence: number; tunnels: ({ tunnelId: string; sessions: number } & SessionCounters)[]; bufferedBytes: number }
+  /** One log line; the agent writes it. `fields` never holds a secret. */
+  | { kind: 'log'; level: 'error' | 'warn' | 'info' | 'debug'; event: string; fields: Details };
+
+/** Which side ended a session, and how. */
+export type SessionEnd =
+  | 'local-end'
+  | 'local-reset'
+  | 'upstream-end'
+  | 'upstream-reset'
+  | 'upstream-unreachable'
+  | 'tunnel-closed';
