@@ -1,0 +1,218 @@
+import { AgentError, type ErrorMessage } from './errors.ts';
+import { checkMountSpec, type MountSpec } from './mount-spec.ts';
+
+/**
+ * Messages between a helper or command and the agent over `control.sock`: one JSON object per line.
+ *
+ * A connection carries one conversation. For a mount it stays open until the kernel has mounted or refused:
+ * if it ends before `mount.ended`, the caller died and the agent undoes everything.
+ */
+export const protocolVersion = 1;
+
+/** Longest line either side accepts, in bytes. A web-identity environment of a few KiB fits many times. */
+export const maxLineBytes = 256 * 1024;
+
+/** Names of the caller's environment that travel with a request; all others stay with the caller. */
+export const forwardedEnvironment = [
+  'AWS_REGION',
+  'AWS_DEFAULT_REGION',
+  'AWS_PROFILE',
+  'AWS_USE_FIPS_ENDPOINT',
+  'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI',
+  'AWS_CONTAINER_CREDENTIALS_FULL_URI',
+  'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE',
+  'AWS_ROLE_ARN',
+  'AWS_WEB_IDENTITY_TOKEN_FILE',
+  'AWS_EC2_METADATA_SERVICE_ENDPOINT',
+  'AWS_ENDPOINT_URL_STS',
+] as const;
+
+export type ClientMessage =
+  /** Opens the tunnel of a mount. `mountPoint` is absolute; null for `efs-agent tunnel`, which mounts nothing. */
+  | {
+      kind: 'tunnel.open';
+      version: number;
+      spec: MountSpec;
+      mountPoint: string | null;
+      environment: Record<string, string>;
+    }
+  /** What mount.nfs4 said. `stderr` is the kernel's or mount.nfs4's own text. */
+  | { kind: 'mount.ended'; status: number; stderr: string }
+  /** The mount point has been unmounted by the caller: its tunnel may go. */
+  | { kind: 'unmounted'; version: number; mountPoint: string }
+  | { kind: 'status'; version: number };
+
+export type AgentMessage =
+  /** One line of progress, for `-v` and for mounts that take long. */
+  | { kind: 'progress'; phase: string; elapsedMs: number }
+  | { kind: 'tunnel.ready'; port: number; dnsName: string; fileSystemId: string; retry: MountRetry; readAhead: boolean }
+  /** The mount is recorded; the tunnel stays. */
+  | { kind: 'mounted' }
+  /** The tunnel is gone (after `unmounted`); `found` is false when no tunnel served that mount point. */
+  | { kind: 'closed'; found: boolean }
+  | { kind: 'status'; status: AgentStatus }
+  | { kind: 'failed'; error: ErrorMessage };
+
+/** How often and how long mount.nfs4 may try (specification 7.4). */
+export interface MountRetry {
+  attempts: number;
+  /** Limit of every attempt but the last, in milliseconds. */
+  attemptTimeoutMs: number;
+}
+
+export interface AgentStatus {
+  version: string;
+  pid: number;
+  startedAtMs: number;
+  worker: { pid: number | null; state: string; restarts: number; bufferedBytes: number };
+  mounts: MountStatus[];
+}
+
+export interface MountStatus {
+  mountId: string;
+  fileSystemId: string;
+  accessPointId: string | null;
+  path: string;
+  mountPoint: string | null;
+  state: 'opening' | 'mounting' | 'mounted' | 'tunnel';
+  port: number;
+  dnsName: string;
+  address: string | null;
+  tlsVersion: string | null;
+  cipher: string | null;
+  serverCertificateExpiresAtMs: number | null;
+  identity: { source: string; arn: string | null; accessKeyId: string; expiresAtMs: number | null } | null;
+  clientCertificateExpiresAtMs: number | null;
+  sessions: number;
+  reconnects: number;
+  bytesUp: number;
+  bytesDown: number;
+  lastError: ErrorMessage | null;
+}
+
+/**
+ * Reads one line a client sent.
+ *
+ * Errors: `agent.protocol` for anything that is not a well-formed message of this version.
+ */
+export function parseClientMessage(line: string): ClientMessage {
+  const value = parseObject(line);
+  const kind = value['kind'];
+  switch (kind) {
+    case 'tunnel.open':
+      return {
+        kind,
+        version: checkVersion(value['version']),
+        spec: checkMountSpec(value['spec']),
+        mountPoint: value['mountPoint'] === null ? null : checkAbsolutePath(value['mountPoint']),
+        environment: checkEnvironment(value['environment']),
+      };
+    case 'mount.ended':
+      return { kind, status: checkInteger(value['status'], 'status'), stderr: checkText(value['stderr'], 'stderr') };
+    case 'unmounted':
+      return { kind, version: checkVersion(value['version']), mountPoint: checkAbsolutePath(value['mountPoint']) };
+    case 'status':
+      return { kind, version: checkVersion(value['version']) };
+    default:
+      throw new AgentError('agent.protocol', `the agent does not know the request ${JSON.stringify(kind)?.slice(0, 40)}`);
+  }
+}
+
+/** Reads one line the agent sent; the agent is trusted with the inner shape. Errors: `agent.protocol`. */
+export function parseAgentMessage(line: string): AgentMessage {
+  const value = parseObject(line);
+  if (typeof value['kind'] !== 'string') throw new AgentError('agent.protocol', 'the agent sent a message without a kind');
+  return value as unknown as AgentMessage;
+}
+
+/** One message as the line that carries it. */
+export function formatMessage(message: ClientMessage | AgentMessage): string {
+  return `${JSON.stringify(message)}\n`;
+}
+
+/** The caller's variables that travel with a request; empty ones count as unset. */
+export function pickEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const picked: Record<string, string> = {};
+  for (const name of forwardedEnvironment) {
+    const value = environment[name];
+    if (value !== undefined && value !== '') picked[name] = value;
+  }
+  return picked;
+}
+
+/**
+ * Cuts a byte stream into lines.
+ *
+ * Units: bytes. Errors: `agent.protocol` when a line is longer than `maxLineBytes`.
+ */
+export function createLineSplitter(): (chunk: Buffer) => string[] {
+  let pending: Buffer[] = [];
+  let pendingBytes = 0;
+  return (chunk) => {
+    const lines: string[] = [];
+    let start = 0;
+    for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
+      checkLength(pendingBytes + end - start);
+      lines.push(Buffer.concat([...pending, chunk.subarray(start, end)]).toString('utf8'));
+      pending = [];
+      pendingBytes = 0;
+      start = end + 1;
+    }
+    if (start < chunk.length) {
+      pending.push(chunk.subarray(start));
+      pendingBytes += chunk.length - start;
+      checkLength(pendingBytes);
+    }
+    return lines;
+  };
+}
+
+function checkLength(bytes: number): void {
+  if (bytes > maxLineBytes) throw new AgentError('agent.protocol', `a control message is longer than ${maxLineBytes} bytes`);
+}
+
+function parseObject(line: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch (cause) {
+    throw new AgentError('agent.protocol', 'a control message is not JSON', {}, cause);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new AgentError('agent.protocol', 'a control message is not a JSON object');
+  }
+  return value as Record<string, unknown>;
+}
+
+function checkVersion(value: unknown): number {
+  const version = checkInteger(value, 'version');
+  if (version !== protocolVersion) {
+    throw new AgentError('agent.protocol', `the helper speaks control protocol ${version}, the agent ${protocolVersion}`);
+  }
+  return version;
+}
+
+function checkInteger(value: unknown, name: string): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value)) throw malformed(name);
+  return value;
+}
+
+function checkText(value: unknown, name: string): string {
+  if (typeof value !== 'string') throw malformed(name);
+  return value;
+}
+
+function checkAbsolutePath(value: unknown): string {
+  const path = checkText(value, 'mountPoint');
+  if (!path.startsWith('/') || path.includes('\0')) throw malformed('mountPoint');
+  return path;
+}
+
+function checkEnvironment(value: unknown): Record<string, string> {
+  if (typeof value !== 'object' || value === null) throw malformed('environment');
+  return pickEnvironment(value as Record<string, string | undefined>);
+}
+
+function malformed(name: string): AgentError {
+  return new AgentError('agent.protocol', `the field ${name} of a control message is malformed`);
+}
