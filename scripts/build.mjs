@@ -23,7 +23,7 @@ const processes = {
 rmSync('dist', { recursive: true, force: true });
 await Promise.all([
   ...Object.entries(processes).map(([name, entry]) =>
-    build({ ...shared, entryPoints: [entry], outfile: `dist/${name}.cjs`, format: 'cjs', ...(name === 'mount-efs' ? { banner: { js: '#!/usr/bin/env node' } } : {}) }),
+    build({ ...shared, entryPoints: [entry], outfile: `dist/${name}.cjs`, format: 'cjs' }),
   ),
   // yargs is an ES module only; splitting keeps each command's code out of the others' start-up.
   build({

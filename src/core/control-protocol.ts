@@ -45,7 +45,14 @@ export type ClientMessage =
 export type AgentMessage =
   /** One line of progress, for `-v` and for mounts that take long. */
   | { kind: 'progress'; phase: string; elapsedMs: number }
-  | { kind: 'tunnel.ready'; port: number; dnsName: string; fileSystemId: string; retry: MountRetry; readAhead: boolean }
+  | {
+      kind: 'tunnel.ready';
+      port: number;
+      dnsName: string;
+      fileSystemId: string;
+      retry: MountRetry;
+      readAhead: boolean;
+    }
   /** The mount is recorded; the tunnel stays. */
   | { kind: 'mounted' }
   /** The tunnel is gone (after `unmounted`); `found` is false when no tunnel served that mount point. */
@@ -108,20 +115,32 @@ export function parseClientMessage(line: string): ClientMessage {
         environment: checkEnvironment(value['environment']),
       };
     case 'mount.ended':
-      return { kind, status: checkInteger(value['status'], 'status'), stderr: checkText(value['stderr'], 'stderr') };
+      return {
+        kind,
+        status: checkInteger(value['status'], 'status'),
+        stderr: checkText(value['stderr'], 'stderr'),
+      };
     case 'unmounted':
-      return { kind, version: checkVersion(value['version']), mountPoint: checkAbsolutePath(value['mountPoint']) };
+      return {
+        kind,
+        version: checkVersion(value['version']),
+        mountPoint: checkAbsolutePath(value['mountPoint']),
+      };
     case 'status':
       return { kind, version: checkVersion(value['version']) };
     default:
-      throw new AgentError('agent.protocol', `the agent does not know the request ${JSON.stringify(kind)?.slice(0, 40)}`);
+      throw new AgentError(
+        'agent.protocol',
+        `the agent does not know the request ${JSON.stringify(kind)?.slice(0, 40)}`,
+      );
   }
 }
 
 /** Reads one line the agent sent; the agent is trusted with the inner shape. Errors: `agent.protocol`. */
 export function parseAgentMessage(line: string): AgentMessage {
   const value = parseObject(line);
-  if (typeof value['kind'] !== 'string') throw new AgentError('agent.protocol', 'the agent sent a message without a kind');
+  if (typeof value['kind'] !== 'string')
+    throw new AgentError('agent.protocol', 'the agent sent a message without a kind');
   return value as unknown as AgentMessage;
 }
 
@@ -131,7 +150,9 @@ export function formatMessage(message: ClientMessage | AgentMessage): string {
 }
 
 /** The caller's variables that travel with a request; empty ones count as unset. */
-export function pickEnvironment(environment: Readonly<Record<string, string | undefined>>): Record<string, string> {
+export function pickEnvironment(
+  environment: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
   const picked: Record<string, string> = {};
   for (const name of forwardedEnvironment) {
     const value = environment[name];
@@ -168,7 +189,8 @@ export function createLineSplitter(): (chunk: Buffer) => string[] {
 }
 
 function checkLength(bytes: number): void {
-  if (bytes > maxLineBytes) throw new AgentError('agent.protocol', `a control message is longer than ${maxLineBytes} bytes`);
+  if (bytes > maxLineBytes)
+    throw new AgentError('agent.protocol', `a control message is longer than ${maxLineBytes} bytes`);
 }
 
 function parseObject(line: string): Record<string, unknown> {
@@ -187,7 +209,10 @@ function parseObject(line: string): Record<string, unknown> {
 function checkVersion(value: unknown): number {
   const version = checkInteger(value, 'version');
   if (version !== protocolVersion) {
-    throw new AgentError('agent.protocol', `the helper speaks control protocol ${version}, the agent ${protocolVersion}`);
+    throw new AgentError(
+      'agent.protocol',
+      `the helper speaks control protocol ${version}, the agent ${protocolVersion}`,
+    );
   }
   return version;
 }

@@ -37,6 +37,10 @@ export type AgentToIdentity =
       metadataEndpoint: string | null;
       /** Home directory whose `.aws/credentials` and `.aws/config` are read. */
       home: string;
+      /** Base URL of the ECS credential endpoint; absent = http://169.254.170.2. Only tests say otherwise. */
+      containerEndpoint?: string;
+      /** Leaves after so long without requests; absent = one minute. Only tests say otherwise. */
+      idleExitMs?: number;
     }
   | { kind: 'certificate'; requestId: number; request: CertificateRequest }
   /** Where this instance runs, from its identity document. */

@@ -1,4 +1,4 @@
-import type { ErrorMessage, Details } from './errors.ts';
+import type { Details, ErrorMessage } from './errors.ts';
 
 /**
  * Messages between the agent and a tunnel worker, over the IPC channel of `child_process.fork`
@@ -65,7 +65,12 @@ export type WorkerToAgent =
   | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
   | { kind: 'tunnel.closed'; tunnelId: string }
   /** Totals of all sessions of a tunnel since it was opened in this worker. */
-  | { kind: 'pong'; sequence: number; tunnels: ({ tunnelId: string; sessions: number } & SessionCounters)[]; bufferedBytes: number }
+  | {
+      kind: 'pong';
+      sequence: number;
+      tunnels: ({ tunnelId: string; sessions: number } & SessionCounters)[];
+      bufferedBytes: number;
+    }
   /** One log line; the agent writes it. `fields` never holds a secret. */
   | { kind: 'log'; level: 'error' | 'warn' | 'info' | 'debug'; event: string; fields: Details };
 

@@ -1,0 +1,129 @@
+import { AgentError, fromErrorMessage } from '../core/errors.ts';
+import type {
+  AgentToIdentity,
+  CertificateReply,
+  CertificateRequest,
+  IdentityToAgent,
+  InstanceFacts,
+} from '../core/identity-protocol.ts';
+import type { Child, Clock, Log } from '../core/ports.ts';
+
+export type IdentityChild = Child<AgentToIdentity, IdentityToAgent>;
+
+/** Whose credentials: the caller's environment, and where the instance metadata service answers. */
+export interface Caller {
+  environment: Record<string, string>;
+  metadataEndpoint: string | null;
+}
+
+/** Identity processes, one per caller environment, started on demand; each leaves when it was idle for a while. */
+export interface Identities {
+  /** Errors: `credentials.*`, `metadata.unavailable`. */
+  certificate(caller: Caller, request: CertificateRequest): Promise<CertificateReply>;
+  /** Errors: `metadata.unavailable`. */
+  instance(caller: Caller): Promise<InstanceFacts>;
+  close(): void;
+}
+
+export interface IdentityPorts {
+  clock: Clock;
+  log: Log;
+  home: string;
+  startIdentity(): IdentityChild;
+}
+
+/** The identity process has its own, shorter limits for every source; this one is for a process that hangs. */
+const deadlineMs = 60_000;
+
+type Request = Extract<AgentToIdentity, { requestId: number }>;
+type WithoutId<T> = T extends unknown ? Omit<T, 'requestId'> : never;
+
+export function createIdentities(ports: IdentityPorts): Identities {
+  const { clock, log } = ports;
+  const processes = new Map<
+    string,
+    { ask(request: WithoutId<Request>): Promise<IdentityToAgent>; child: IdentityChild }
+  >();
+
+  function processFor(caller: Caller) {
+    const key = JSON.stringify([Object.entries(caller.environment).sort(), caller.metadataEndpoint]);
+    const existing = processes.get(key);
+    if (existing !== undefined) return existing;
+
+    const child = ports.startIdentity();
+    const waiting = new Map<
+      number,
+      { resolve(message: IdentityToAgent): void; reject(error: AgentError): void }
+    >();
+    let nextRequestId = 1;
+    log('debug', 'identity.started', { pid: child.pid });
+    child.onMessage((message) => {
+      if (message.kind === 'ready') return;
+      const request = waiting.get(message.requestId);
+      waiting.delete(message.requestId);
+      if (message.kind === 'failed') request?.reject(fromErrorMessage(message.error));
+      else request?.resolve(message);
+    });
+    child.onExit((how) => {
+      processes.delete(key);
+      log('debug', 'identity.ended', { pid: child.pid, how });
+      for (const request of waiting.values()) {
+        request.reject(
+          new AgentError('credentials.failed', `the identity process ended while it was asked: ${how}`),
+        );
+      }
+    });
+    child.send({
+      kind: 'start',
+      environment: caller.environment,
+      metadataEndpoint: caller.metadataEndpoint,
+      home: ports.home,
+    });
+
+    const started = {
+      child,
+      ask(request: WithoutId<Request>): Promise<IdentityToAgent> {
+        const requestId = nextRequestId++;
+        return new Promise((resolve, reject) => {
+          const deadline = clock.schedule(deadlineMs, () => {
+            log('error', 'identity.hung', { pid: child.pid });
+            child.kill('SIGKILL');
+          });
+          waiting.set(requestId, {
+            resolve(message) {
+              deadline.cancel();
+              resolve(message);
+            },
+            reject(error) {
+              deadline.cancel();
+              reject(error);
+            },
+          });
+          child.send({ ...request, requestId } as Request);
+        });
+      },
+    };
+    processes.set(key, started);
+    return started;
+  }
+
+  return {
+    async certificate(caller, request) {
+      const answer = await processFor(caller).ask({ kind: 'certificate', request });
+      if (answer.kind !== 'certificate.done') throw unexpected(answer);
+      return answer.reply;
+    },
+    async instance(caller) {
+      const answer = await processFor(caller).ask({ kind: 'instance' });
+      if (answer.kind !== 'instance.done') throw unexpected(answer);
+      return answer.instance;
+    },
+    close() {
+      for (const { child } of processes.values()) child.kill('SIGTERM');
+    },
+  };
+}
+
+function unexpected(answer: IdentityToAgent): AgentError {
+  return new AgentError('internal', `the identity process answered with ${answer.kind}`);
+}

@@ -1,0 +1,68 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import { AgentError } from '../core/errors.ts';
+
+/** A listening socket on 127.0.0.1 that stays open for the whole life of its tunnel. */
+export interface Listener {
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** Connections the kernel keeps for us while no worker is there to take them; spec of the data plane 8.3. */
+const backlog = 1024;
+
+/**
+ * Opens the listener on the first of the ports that is free, and keeps it: nobody reserves a port, lets it
+ * go and hopes.
+ *
+ * `onSocket` gets each accepted socket paused, so that not a byte is read before a worker has it.
+ *
+ * Errors: `port.taken` when a single port was asked for, else `port.exhausted`.
+ */
+export async function openListener(
+  ports: readonly number[],
+  onSocket: (socket: Socket) => void,
+): Promise<Listener> {
+  for (const port of ports) {
+    const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
+    if (await tryListen(server, port)) {
+      return { port, close: () => new Promise((resolve) => server.close(() => resolve())) };
+    }
+  }
+  if (ports.length === 1) {
+    throw new AgentError(
+      'port.taken',
+      `Specified port [${ports[0]}] is unavailable: something else listens on 127.0.0.1:${ports[0]}`,
+      {
+        port: ports[0]!,
+      },
+    );
+  }
+  throw new AgentError(
+    'port.exhausted',
+    `Failed to locate an available port in the range [${Math.min(...ports)}, ${Math.max(...ports) + 1}), upper bound exclusive`,
+    { ports: ports.length },
+  );
+}
+
+/** Ports of the configured range in random order. `random` gives numbers in [0, 1). Source: specification 6.2. */
+export function planPorts(lower: number, upperExclusive: number, random: () => number): number[] {
+  const ports = Array.from({ length: upperExclusive - lower }, (_, index) => lower + index);
+  for (let last = ports.length - 1; last > 0; last -= 1) {
+    const other = Math.floor(random() * (last + 1));
+    [ports[last], ports[other]] = [ports[other]!, ports[last]!];
+  }
+  return ports;
+}
+
+function tryListen(server: Server, port: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EADDRINUSE' || error.code === 'EACCES') resolve(false);
+      else reject(error);
+    });
+    server.listen({ host: '127.0.0.1', port, backlog }, () => {
+      server.removeAllListeners('error');
+      resolve(true);
+    });
+  });
+}

@@ -1,0 +1,218 @@
+import type { Socket } from 'node:net';
+import { AgentError, fromErrorMessage } from '../core/errors.ts';
+import type { Child, Clock, Log } from '../core/ports.ts';
+import {
+  decideWorker,
+  initialWorkerState,
+  tickMs,
+  type WorkerEvent,
+  type WorkerState,
+} from '../core/supervision.ts';
+import type {
+  AgentToWorker,
+  Endpoint,
+  TlsMaterial,
+  UpstreamFacts,
+  WorkerToAgent,
+} from '../core/worker-protocol.ts';
+
+export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
+
+/** What the tunnels hear from the worker. */
+export interface WorkerListener {
+  onMessage(message: WorkerToAgent): void;
+  /** The worker is gone, with every session it had. */
+  onLost(): void;
+  /** A worker is there and knows all tunnels: waiting sockets may be handed over. */
+  onReady(): void;
+}
+
+/** The tunnel worker, whichever process it is at the moment: started on demand, replaced when it dies or hangs. */
+export interface Workers {
+  /** Makes the tunnel known to the worker, and to each later one until `closeTunnel`; again to replace its material. */
+  openTunnel(tunnelId: string, tls: TlsMaterial, dialTimeoutMs: number): void;
+  /** Resolves when the worker has destroyed the tunnel's sessions, or is gone itself. */
+  closeTunnel(tunnelId: string): Promise<void>;
+  /** One TLS handshake with the mount target, kept warm. Errors: `target.*`, `tls.*`, `tunnel.worker-lost`. */
+  probe(tunnelId: string, endpoints: Endpoint[]): Promise<UpstreamFacts>;
+  /** False when no worker is ready: the caller keeps the socket and waits for `onReady`. */
+  handOver(tunnelId: string, sessionId: number, socket: Socket, endpoints: Endpoint[]): boolean;
+  updateEndpoints(tunnelId: string, endpoints: Endpoint[]): void;
+  status(): { pid: number | null; state: WorkerState['kind']; restarts: number; bufferedBytes: number };
+  close(): void;
+}
+
+export interface WorkerPorts {
+  clock: Clock;
+  log: Log;
+  random: () => number;
+  startWorker(): WorkerChild;
+  /** First message to each worker. */
+  startMessage(): Extract<AgentToWorker, { kind: 'start' }>;
+}
+
+export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Workers {
+  const { clock, log } = ports;
+  const tunnels = new Map<string, Extract<AgentToWorker, { kind: 'tunnel.open' }>>();
+  const probes = new Map<
+    number,
+    { resolve(facts: UpstreamFacts): void; reject(error: AgentError): void; send(): void; sent: boolean }
+  >();
+  const closing = new Map<string, () => void>();
+  let state: WorkerState = initialWorkerState;
+  let child: WorkerChild | null = null;
+  let restarts = 0;
+  let bufferedBytes = 0;
+  let nextRequestId = 1;
+  let timer: { cancel(): void } | null = null;
+
+  function step(event: WorkerEvent): void {
+    const [next, actions] = decideWorker(state, event, clock.monoMs(), ports.random());
+    state = next;
+    for (const action of actions) {
+      switch (action.kind) {
+        case 'start':
+          start();
+          break;
+        case 'ping':
+          child?.send({ kind: 'ping', sequence: action.sequence });
+          break;
+        case 'kill':
+          log('error', 'worker.hung', { pid: child?.pid ?? null });
+          child?.kill('SIGKILL');
+          break;
+        case 'dismiss':
+          log('info', 'worker.dismissed', { pid: child?.pid ?? null });
+          dismiss();
+          break;
+      }
+    }
+  }
+
+  /** Ticks only while there is something to watch or to start: an idle agent sleeps. */
+  function tick(): void {
+    timer?.cancel();
+    timer = null;
+    const wanted = tunnels.size > 0;
+    step({ kind: 'tick', wanted });
+    if (wanted || child !== null) timer = clock.schedule(tickMs, tick);
+  }
+
+  function start(): void {
+    const started = ports.startWorker();
+    child = started;
+    log('info', 'worker.started', { pid: started.pid });
+    started.onMessage((message) => {
+      if (child === started) receive(message);
+    });
+    started.onExit((how) => {
+      if (child !== started) return;
+      child = null;
+      restarts += 1;
+      bufferedBytes = 0;
+      log('error', 'worker.lost', { pid: started.pid, how });
+      forget();
+      step({ kind: 'exited' });
+      tick();
+    });
+    started.send(ports.startMessage());
+  }
+
+  function dismiss(): void {
+    const dismissed = child;
+    child = null;
+    dismissed?.kill('SIGTERM');
+  }
+
+  function forget(): void {
+    const lost = new AgentError('tunnel.worker-lost', 'the tunnel worker ended during the mount');
+    for (const [requestId, probe] of probes) {
+      if (!probe.sent) continue;
+      probes.delete(requestId);
+      probe.reject(lost);
+    }
+    for (const resolve of closing.values()) resolve();
+    closing.clear();
+    listener.onLost();
+  }
+
+  function receive(message: WorkerToAgent): void {
+    switch (message.kind) {
+      case 'ready':
+        step({ kind: 'ready' });
+        for (const tunnel of tunnels.values()) child?.send(tunnel);
+        for (const probe of probes.values()) probe.send();
+        listener.onReady();
+        break;
+      case 'probe.done':
+        probes.get(message.requestId)?.resolve(message.upstream);
+        probes.delete(message.requestId);
+        break;
+      case 'probe.failed':
+        probes.get(message.requestId)?.reject(fromErrorMessage(message.error));
+        probes.delete(message.requestId);
+        break;
+      case 'tunnel.closed':
+        closing.get(message.tunnelId)?.();
+        closing.delete(message.tunnelId);
+        break;
+      case 'pong':
+        bufferedBytes = message.bufferedBytes;
+        step({ kind: 'pong', sequence: message.sequence });
+        listener.onMessage(message);
+        break;
+      case 'log':
+        log(message.level, message.event, message.fields);
+        break;
+      default:
+        listener.onMessage(message);
+    }
+  }
+
+  const isUp = () => child !== null && state.kind === 'up';
+
+  return {
+    openTunnel(tunnelId, tls, dialTimeoutMs) {
+      const message = { kind: 'tunnel.open', tunnelId, tls, dialTimeoutMs } as const;
+      tunnels.set(tunnelId, message);
+      if (isUp()) child?.send(message);
+      else tick();
+    },
+    closeTunnel(tunnelId) {
+      if (!tunnels.delete(tunnelId) || !isUp()) return Promise.resolve();
+      return new Promise((resolve) => {
+        closing.set(tunnelId, resolve);
+        child?.send({ kind: 'tunnel.close', tunnelId });
+      });
+    },
+    probe(tunnelId, endpoints) {
+      const requestId = nextRequestId++;
+      return new Promise((resolve, reject) => {
+        const probe = {
+          resolve,
+          reject,
+          sent: false,
+          send() {
+            probe.sent = true;
+            child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });
+          },
+        };
+        probes.set(requestId, probe);
+        if (isUp()) probe.send();
+      });
+    },
+    handOver(tunnelId, sessionId, socket, endpoints) {
+      if (!isUp()) return false;
+      child?.send({ kind: 'session.open', tunnelId, sessionId, endpoints }, socket);
+      return true;
+    },
+    updateEndpoints(tunnelId, endpoints) {
+      if (isUp()) child?.send({ kind: 'tunnel.endpoints', tunnelId, endpoints });
+    },
+    status: () => ({ pid: child?.pid ?? null, state: state.kind, restarts, bufferedBytes }),
+    close() {
+      timer?.cancel();
+      dismiss();
+    },
+  };
+}

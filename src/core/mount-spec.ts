@@ -1,0 +1,544 @@
+import { isFileSystemId, isHostName, isRegionName } from './endpoint.ts';
+import { AgentError } from './errors.ts';
+
+/** One item of a mount option string; `value` is null when there was no `=`. Quotes stay in the value. */
+export interface MountOption {
+  name: string;
+  value: string | null;
+}
+
+/** What is to be mounted: a file system id, or a DNS name that must turn out to be a file system's. */
+export type Remote = { kind: 'file-system'; id: string } | { kind: 'name'; name: string };
+
+/** A mount as the user asked for it, checked. Plain JSON: it travels to the agent and into the state file. */
+export interface MountSpec {
+  remote: Remote;
+  /** Directory inside the file system, starting with `/`. */
+  path: string;
+  tls: boolean;
+  iam: boolean;
+  accessPoint: string | null;
+  region: string | null;
+  /** IPv4 or IPv6 literal without brackets. */
+  mountTargetIp: string | null;
+  /** Local port of the tunnel; null lets the agent choose. */
+  tlsPort: number | null;
+  caFile: string | null;
+  awsCredsUri: string | null;
+  awsProfile: string | null;
+  /** Everything that is not ours, in the user's order, for mount.nfs4. */
+  nfsOptions: MountOption[];
+}
+
+/** What the command line of `mount.efs` asks for. */
+export type HelperInvocation =
+  | { kind: 'help' }
+  | { kind: 'version' }
+  | {
+      kind: 'mount';
+      device: string;
+      mountPoint: string;
+      options: MountOption[];
+      /** Do everything but mount. */
+      fake: boolean;
+      verbose: boolean;
+      /** Tolerate options that mount.nfs4 does not know. */
+      sloppy: boolean;
+    };
+
+/** What the command line of `umount.efs` asks for. */
+export type UmountInvocation =
+  | { kind: 'help' }
+  | { kind: 'version' }
+  | {
+      kind: 'umount';
+      mountPoint: string;
+      lazy: boolean;
+      force: boolean;
+      verbose: boolean;
+      /** Remount read-only when unmounting fails. */
+      readOnly: boolean;
+    };
+
+/** Options of ours that are built: whether they take a value. Every other option goes to mount.nfs4. */
+const ownOptions = new Map<string, 'flag' | 'value'>([
+  ['tls', 'flag'],
+  ['notls', 'flag'],
+  ['iam', 'flag'],
+  ['accesspoint', 'value'],
+  ['region', 'value'],
+  ['mounttargetip', 'value'],
+  ['tlsport', 'value'],
+  ['cafile', 'value'],
+  ['awscredsuri', 'value'],
+  ['awsprofile', 'value'],
+]);
+
+/**
+ * Options of the reference that are not built yet, or never will be: refused by name, because ignoring one
+ * would mount something else than what was asked for.
+ */
+const refusedOptions: ReadonlySet<string> = new Set([
+  'az',
+  'crossaccount',
+  'netns',
+  'rolearn',
+  'jwtpath',
+  'verify',
+  'ocsp',
+  'noocsp',
+  'stunnel',
+  'fsap',
+  'capath',
+  'azid',
+  'nodirects3read',
+  'nos3readcache',
+]);
+
+const exclusiveOptions = [
+  ['port', 'tls'],
+  ['tls', 'notls'],
+  ['awscredsuri', 'awsprofile'],
+] as const;
+
+/**
+ * Reads the command line that mount(8) gives a helper: `mount.efs <device> <dir> [-sfnv] [-o options] [-t type]`,
+ * flags and operands in any order.
+ *
+ * Errors: `usage`; `option.unsupported` for `-N`; `option.malformed`. Source: mount(8), "EXTERNAL HELPERS".
+ *
+ * @param argv the arguments after the program's name.
+ */
+export function parseHelperArgv(argv: readonly string[]): HelperInvocation {
+  const words = splitArgv(argv, { flags: 'sfnv', withValue: 'otN' });
+  if (words.kind !== 'words') return words;
+  refuseForeignNamespaceAndType(words);
+  const [device, mountPoint, ...rest] = words.operands;
+  if (!device || !mountPoint || rest.length > 0) {
+    throw new AgentError(
+      'usage',
+      `expected a file system and a directory, got ${words.operands.length} operands`,
+      {
+        hint: 'Usage: mount.efs <file system>[:/path] <directory> [-fnsv] [-o <options>]',
+      },
+    );
+  }
+  return {
+    kind: 'mount',
+    device,
+    mountPoint,
+    options: mergeOptions(words.values.filter((v) => v.letter === 'o').map((v) => parseOptions(v.value))),
+    fake: words.flags.has('f'),
+    verbose: words.flags.has('v'),
+    sloppy: words.flags.has('s'),
+  };
+}
+
+/**
+ * Reads the command line that umount(8) gives a helper: `umount.efs <dir> [-nlfvr] [-t type]`.
+ *
+ * Errors: `usage`; `option.unsupported` for `-N`. Source: umount(8), "EXTERNAL HELPERS".
+ *
+ * @param argv the arguments after the program's name.
+ */
+export function parseUmountArgv(argv: readonly string[]): UmountInvocation {
+  const words = splitArgv(argv, { flags: 'nlfvr', withValue: 'tN' });
+  if (words.kind !== 'words') return words;
+  refuseForeignNamespaceAndType(words);
+  const [mountPoint, ...rest] = words.operands;
+  if (!mountPoint || rest.length > 0) {
+    throw new AgentError('usage', `expected one directory, got ${words.operands.length} operands`, {
+      hint: 'Usage: umount.efs <directory> [-flnrv]',
+    });
+  }
+  return {
+    kind: 'umount',
+    mountPoint,
+    lazy: words.flags.has('l'),
+    force: words.flags.has('f'),
+    verbose: words.flags.has('v'),
+    readOnly: words.flags.has('r'),
+  };
+}
+
+/**
+ * Reads a mount option string: items separated by commas, double quotes protect a comma, the first `=` splits.
+ *
+ * Blanks around an item and empty items are dropped. A later duplicate replaces an earlier one in the earlier
+ * one's place.
+ *
+ * Errors: `option.malformed` for an open quote, a control character, an empty name, or a blank or quote in a name.
+ * Source: specification 1.3; quotes as in mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS".
+ */
+export function parseOptions(text: string): MountOption[] {
+  const control = /\p{Cc}/u.exec(text);
+  if (control !== null) {
+    throw new AgentError(
+      'option.malformed',
+      `mount options hold a control character at position ${control.index + 1}`,
+    );
+  }
+  const items: string[] = [];
+  let item = '';
+  let quoted = false;
+  for (const character of text) {
+    if (character === '"') quoted = !quoted;
+    if (character === ',' && !quoted) {
+      items.push(item);
+      item = '';
+    } else {
+      item += character;
+    }
+  }
+  if (quoted)
+    throw new AgentError('option.malformed', `mount options hold a quote that is not closed: ${text}`);
+  items.push(item);
+  return mergeOptions([
+    items
+      .map((one) => one.trim())
+      .filter((one) => one !== '')
+      .map(parseOption),
+  ]);
+}
+
+/** Writes options as an option string that `parseOptions` reads back. */
+export function formatOptions(options: readonly MountOption[]): string {
+  return options.map(({ name, value }) => (value === null ? name : `${name}=${value}`)).join(',');
+}
+
+/**
+ * Turns device and options into the mount that is asked for, or says what is wrong with them.
+ *
+ * Errors: `spec.malformed`, `option.unsupported`, `option.conflict`, `option.requires`, `option.malformed`,
+ * `access-point.malformed`, `region.malformed`. Source: specification 1.2, 1.5, 1.8; a flag with a value and
+ * a value option without one are refused, where the reference ignores or crashes.
+ */
+export function parseMountSpec(device: string, options: readonly MountOption[]): MountSpec {
+  const { remote, path } = parseDevice(device);
+  const given = new Map(options.map((option) => [option.name, option.value]));
+  refuseOptions([...given.keys()].filter((name) => refusedOptions.has(name)));
+  for (const [a, b] of exclusiveOptions) {
+    if (given.has(a) && given.has(b)) {
+      throw new AgentError('option.conflict', `The "${a}" and "${b}" options are mutually exclusive`, {
+        options: `${a},${b}`,
+      });
+    }
+  }
+  const own = readOwnOptions(given);
+  const spec: MountSpec = {
+    remote,
+    path,
+    tls: given.has('tls'),
+    iam: given.has('iam'),
+    accessPoint: own('accesspoint', parseAccessPoint),
+    region: own('region', parseRegion),
+    mountTargetIp: own('mounttargetip', parseAddress),
+    tlsPort: own('tlsport', parseTlsPort),
+    caFile: own('cafile', (text) => text),
+    awsCredsUri: own('awscredsuri', parseCredentialsUri),
+    awsProfile: own('awsprofile', (text) => text),
+    nfsOptions: options
+      .filter(({ name }) => !ownOptions.has(name))
+      .map(({ name, value }) => ({ name, value })),
+  };
+  checkRequirements(spec);
+  if (!spec.tls) {
+    throw new AgentError('option.unsupported', 'Mounting without the "tls" option is not supported', {
+      hint: 'Add the option tls.',
+    });
+  }
+  return spec;
+}
+
+/**
+ * Checks a mount spec that another of our processes sent; fields this version does not know are dropped.
+ *
+ * Errors: `agent.protocol`, naming the field.
+ */
+export function checkMountSpec(value: unknown): MountSpec {
+  const spec = asRecord(value, 'mount spec');
+  const checked: MountSpec = {
+    remote: checkRemote(spec['remote']),
+    path: check(spec, 'path', isPath),
+    tls: check(spec, 'tls', isBoolean),
+    iam: check(spec, 'iam', isBoolean),
+    accessPoint: check(spec, 'accessPoint', orNull(isAccessPointId)),
+    region: check(spec, 'region', orNull(where(isRegionName))),
+    mountTargetIp: check(spec, 'mountTargetIp', orNull(where(isAddressLiteral))),
+    tlsPort: check(spec, 'tlsPort', orNull(isPort)),
+    caFile: check(spec, 'caFile', orNull(isPlainText)),
+    awsCredsUri: check(spec, 'awsCredsUri', orNull(isPath)),
+    awsProfile: check(spec, 'awsProfile', orNull(isPlainText)),
+    nfsOptions: checkOptions(spec['nfsOptions']),
+  };
+  return checked;
+}
+
+/**
+ * Says whether a text is an IPv4 or IPv6 literal, without brackets and without a zone.
+ *
+ * Source: RFC 4291 section 2.2; dotted decimal without leading zeros.
+ */
+export function isAddressLiteral(text: string): boolean {
+  return isIpv4(text) || isIpv6(text);
+}
+
+type Words =
+  | { kind: 'help' }
+  | { kind: 'version' }
+  | { kind: 'words'; operands: string[]; flags: Set<string>; values: { letter: string; value: string }[] };
+
+/** Splits arguments the way getopt(3) does: clustered flags, attached or separate values, `--`. */
+function splitArgv(argv: readonly string[], known: { flags: string; withValue: string }): Words {
+  const operands: string[] = [];
+  const flags = new Set<string>();
+  const values: { letter: string; value: string }[] = [];
+  let help = false;
+  let version = false;
+  for (let i = 0; i < argv.length; i++) {
+    const word = argv[i]!;
+    if (word === '--') {
+      operands.push(...argv.slice(i + 1));
+      break;
+    }
+    if (word === '--help') help = true;
+    else if (word === '--version') version = true;
+    else if (word.startsWith('--')) throw new AgentError('usage', `unknown option ${word}`);
+    else if (!word.startsWith('-') || word === '-') operands.push(word);
+    else {
+      for (let at = 1; at < word.length; at++) {
+        const letter = word[at]!;
+        if (known.withValue.includes(letter)) {
+          const value = at + 1 < word.length ? word.slice(at + 1) : argv[++i];
+          if (value === undefined) throw new AgentError('usage', `option -${letter} needs a value`);
+          values.push({ letter, value });
+          break;
+        }
+        if (letter === 'h') help = true;
+        else if (known.flags.includes(letter)) flags.add(letter);
+        else throw new AgentError('usage', `unknown option -${letter}`);
+      }
+    }
+  }
+  if (help) return { kind: 'help' };
+  if (version) return { kind: 'version' };
+  return { kind: 'words', operands, flags, values };
+}
+
+function refuseForeignNamespaceAndType(words: { values: { letter: string; value: string }[] }): void {
+  for (const { letter, value } of words.values) {
+    if (letter === 'N') {
+      // mount(8) leaves entering the namespace to its helper: without that we would mount in the wrong one.
+      throw new AgentError('option.unsupported', `The option -N ${value} is not supported`, {
+        hint: 'Enter the namespace first: nsenter --mount=<namespace> mount -t efs ...',
+      });
+    }
+    if (letter === 't' && value !== 'efs' && !value.startsWith('efs.')) {
+      throw new AgentError('usage', `file system type ${value} is not efs`);
+    }
+  }
+}
+
+function parseOption(item: string): MountOption {
+  const equals = item.indexOf('=');
+  const name = equals < 0 ? item : item.slice(0, equals);
+  if (name === '' || /[\s"]/.test(name)) {
+    throw new AgentError('option.malformed', `"${item}" is not a mount option`, { option: item });
+  }
+  return { name, value: equals < 0 ? null : item.slice(equals + 1) };
+}
+
+function mergeOptions(lists: readonly MountOption[][]): MountOption[] {
+  return [...new Map(lists.flat().map((option) => [option.name, option])).values()];
+}
+
+function parseDevice(device: string): { remote: Remote; path: string } {
+  const colon = device.indexOf(':');
+  const host = colon < 0 ? device : device.slice(0, colon);
+  const path = colon < 0 ? '/' : device.slice(colon + 1) || '/';
+  const malformed = (why: string) =>
+    new AgentError('spec.malformed', `${JSON.stringify(device)} ${why}`, { device });
+  if (!isPath(path)) throw malformed('has a path that does not start with / or holds a control character');
+  if (isFileSystemId(host)) return { remote: { kind: 'file-system', id: host }, path };
+  if (isFileSystemId(host.toLowerCase())) throw malformed('has a file system id in upper case');
+  if (!isHostName(host)) throw malformed('is neither a file system id nor a DNS name');
+  return { remote: { kind: 'name', name: host }, path };
+}
+
+function refuseOptions(names: string[]): void {
+  if (names.length === 0) return;
+  const list = names.map((name) => `"${name}"`).join(', ');
+  throw new AgentError('option.unsupported', `Unsupported mount options detected: ${list}`, {
+    options: names.join(','),
+  });
+}
+
+/** Checks that flags carry no value and value options one, and returns the reader of the latter. */
+function readOwnOptions(given: ReadonlyMap<string, string | null>) {
+  for (const [name, shape] of ownOptions) {
+    const value = given.get(name);
+    if (value === undefined) continue;
+    if (shape === 'flag' && value !== null) {
+      throw new AgentError('option.malformed', `The "${name}" option takes no value`, { option: name });
+    }
+    if (shape === 'value' && unquote(value ?? '') === '') {
+      throw new AgentError('option.malformed', `The "${name}" option needs a value`, { option: name });
+    }
+  }
+  return <T>(name: string, parse: (text: string) => T): T | null => {
+    const value = given.get(name);
+    return value === undefined || value === null ? null : parse(unquote(value));
+  };
+}
+
+function unquote(value: string): string {
+  return /^"[^"]*"$/.test(value) ? value.slice(1, -1) : value;
+}
+
+function parseAccessPoint(id: string): string {
+  if (isAccessPointId(id)) return id;
+  throw new AgentError('access-point.malformed', `Access Point ID ${id} is malformed`, { accessPoint: id });
+}
+
+function parseRegion(region: string): string {
+  if (isRegionName(region)) return region;
+  throw new AgentError('region.malformed', `Invalid "region" mount option specified: ${region}`, { region });
+}
+
+function parseAddress(text: string): string {
+  const address = /^\[.*\]$/.test(text) ? text.slice(1, -1) : text;
+  if (isAddressLiteral(address)) return address;
+  throw new AgentError('option.malformed', `mounttargetip ${text} is not an IPv4 or IPv6 address`, {
+    option: 'mounttargetip',
+  });
+}
+
+function parseTlsPort(text: string): number {
+  if (!/^-?[0-9]+$/.test(text)) {
+    throw new AgentError('option.malformed', `tlsport option ${text} is not an integer`, {
+      option: 'tlsport',
+    });
+  }
+  const port = Number(text);
+  if (isPort(port)) return port;
+  throw new AgentError('option.malformed', `tlsport option ${text} is not between 1 and 65535`, {
+    option: 'tlsport',
+  });
+}
+
+function parseCredentialsUri(uri: string): string {
+  if (isPath(uri)) return uri;
+  throw new AgentError('option.malformed', `awscredsuri ${uri} is malformed`, {
+    option: 'awscredsuri',
+    hint: 'Write a path that starts with /.',
+  });
+}
+
+function checkRequirements(spec: MountSpec): void {
+  const requires = (needed: string, text: string) => {
+    throw new AgentError('option.requires', `The "${needed}" option is required when mounting ${text}`, {
+      option: needed,
+    });
+  };
+  if (spec.accessPoint !== null && !spec.tls) requires('tls', 'via "accesspoint"');
+  if (spec.iam && !spec.tls) requires('tls', 'via "iam"');
+  if (spec.awsProfile !== null && !spec.iam) requires('iam', 'with named profile option, "awsprofile"');
+  if (spec.awsCredsUri !== null && !spec.iam) requires('iam', 'with "awscredsuri"');
+}
+
+type Guard<T> = (value: unknown) => value is T;
+
+const isBoolean = (value: unknown): value is boolean => typeof value === 'boolean';
+const isPlainText = (value: unknown): value is string =>
+  typeof value === 'string' && value !== '' && !/\p{Cc}/u.test(value);
+const isPath = (value: unknown): value is string => isPlainText(value) && value.startsWith('/');
+const isAccessPointId = (value: unknown): value is string =>
+  typeof value === 'string' && /^fsap-[0-9a-f]{17}$/.test(value);
+const isPort = (value: unknown): value is number =>
+  typeof value === 'number' && Number.isInteger(value) && value >= 1 && value <= 65535;
+
+function where(test: (text: string) => boolean): Guard<string> {
+  return (value): value is string => typeof value === 'string' && test(value);
+}
+
+function orNull<T>(guard: Guard<T>): Guard<T | null> {
+  return (value): value is T | null => value === null || guard(value);
+}
+
+function check<T>(record: Record<string, unknown>, field: string, guard: Guard<T>): T {
+  const value = Object.hasOwn(record, field) ? record[field] : undefined;
+  if (guard(value)) return value;
+  throw new AgentError('agent.protocol', `the field "${field}" is missing or malformed`, { field });
+}
+
+function asRecord(value: unknown, what: string): Record<string, unknown> {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value))
+    return value as Record<string, unknown>;
+  throw new AgentError('agent.protocol', `the ${what} is not an object`);
+}
+
+function checkRemote(value: unknown): Remote {
+  const remote = asRecord(value, 'remote of a mount spec');
+  return remote['kind'] === 'file-system'
+    ? { kind: 'file-system', id: check(remote, 'id', where(isFileSystemId)) }
+    : {
+        kind: check(remote, 'kind', (kind): kind is 'name' => kind === 'name'),
+        name: check(remote, 'name', where(isHostName)),
+      };
+}
+
+/** Options are well formed exactly if writing them and reading them back changes nothing. */
+function checkOptions(value: unknown): MountOption[] {
+  const malformed = (cause?: unknown) =>
+    new AgentError(
+      'agent.protocol',
+      'the field "nfsOptions" is missing or malformed',
+      { field: 'nfsOptions' },
+      cause,
+    );
+  if (!Array.isArray(value)) throw malformed();
+  const options = value.map((item): MountOption => {
+    const option = asRecord(item, 'mount option');
+    return {
+      name: check(option, 'name', isPlainText),
+      value: check(
+        option,
+        'value',
+        orNull((text): text is string => typeof text === 'string'),
+      ),
+    };
+  });
+  let again: MountOption[];
+  try {
+    again = parseOptions(formatOptions(options));
+  } catch (error) {
+    throw malformed(error);
+  }
+  const same =
+    again.length === options.length &&
+    again.every((o, i) => o.name === options[i]!.name && o.value === options[i]!.value);
+  if (!same) throw malformed();
+  return options;
+}
+
+function isIpv4(text: string): boolean {
+  const octets = text.split('.');
+  return (
+    octets.length === 4 &&
+    octets.every((octet) => /^(?:0|[1-9][0-9]{0,2})$/.test(octet) && Number(octet) <= 255)
+  );
+}
+
+function isIpv6(text: string): boolean {
+  const halves = text.split('::');
+  if (halves.length > 2) return false;
+  const groups = halves.map((half) => (half === '' ? [] : half.split(':')));
+  const last = groups.at(-1)!;
+  let length = groups.flat().length;
+  if (last.length > 0 && last.at(-1)!.includes('.')) {
+    if (!isIpv4(last.pop()!)) return false;
+    length += 1;
+  }
+  if (!groups.flat().every((group) => /^[0-9a-f]{1,4}$/i.test(group))) return false;
+  return halves.length === 2 ? length <= 7 : length === 8;
+}

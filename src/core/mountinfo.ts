@@ -1,0 +1,74 @@
+import { AgentError } from './errors.ts';
+
+/** One line of `/proc/<pid>/mountinfo`. */
+export interface MountEntry {
+  mountId: number;
+  parentId: number;
+  major: number;
+  minor: number;
+  /** The directory of the file system that is the root of this mount. */
+  root: string;
+  mountPoint: string;
+  /** Per-mount options, still escaped: a comma separates. */
+  options: string;
+  fsType: string;
+  source: string;
+  /** Per-superblock options, still escaped: a comma separates. */
+  superOptions: string;
+}
+
+/**
+ * Reads `/proc/<pid>/mountinfo`.
+ *
+ * Errors: `internal` for a line that is none: taking a mount for gone because of it would end its tunnel.
+ * Source: proc_pid_mountinfo(5).
+ */
+export function parseMountInfo(text: string): MountEntry[] {
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map(parseLine);
+}
+
+/** The kernel NFS mounts, bind mounts of them included, that talk to the tunnel on a local port. */
+export function findTunnelMounts(entries: readonly MountEntry[], port: number): MountEntry[] {
+  return entries.filter((entry) => {
+    const options = entry.superOptions.split(',');
+    return (
+      entry.fsType === 'nfs4' &&
+      entry.source.startsWith('127.0.0.1:') &&
+      options.includes(`port=${port}`) &&
+      options.includes('addr=127.0.0.1')
+    );
+  });
+}
+
+function parseLine(line: string): MountEntry {
+  // A source may be empty, so a field ends at each single blank.
+  const fields = line.split(' ');
+  const [mountId, parentId, device, root, mountPoint, options] = fields;
+  const separator = fields.indexOf('-', 6);
+  const [fsType, source, ...superOptions] = separator < 0 ? [] : fields.slice(separator + 1);
+  const [major, minor] = (device ?? '').split(':');
+  const numbers = [mountId, parentId, major, minor];
+  if (!numbers.every((one) => one !== undefined && /^[0-9]+$/.test(one)) || superOptions.length === 0) {
+    throw new AgentError('internal', `cannot read this line of mountinfo: ${line}`);
+  }
+  return {
+    mountId: Number(mountId),
+    parentId: Number(parentId),
+    major: Number(major),
+    minor: Number(minor),
+    root: decodeOctal(root!),
+    mountPoint: decodeOctal(mountPoint!),
+    options: options!,
+    fsType: decodeOctal(fsType!),
+    source: decodeOctal(source!),
+    superOptions: superOptions.join(' '),
+  };
+}
+
+/** The kernel writes blank, tab, newline, backslash and `#` as three octal digits. */
+function decodeOctal(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
+}

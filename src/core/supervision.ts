@@ -1,0 +1,108 @@
+import { planDelayMs } from './backoff.ts';
+
+/**
+ * Decides when a tunnel worker is started, asked for its pulse, replaced, and let go.
+ *
+ * Silence is counted in ticks that went by unanswered, not in seconds: when the agent itself was stopped
+ * or starved, no ticks passed, and nobody is blamed for the gap.
+ */
+export type WorkerState =
+  | { kind: 'down'; failures: number; dueMonoMs: number }
+  | { kind: 'starting'; failures: number; ticks: number }
+  | {
+      kind: 'up';
+      failures: number;
+      sinceMonoMs: number;
+      sequence: number;
+      unanswered: number;
+      unwanted: number;
+    };
+
+export type WorkerEvent =
+  /** Time passes; `wanted` says whether any tunnel needs a worker. */
+  | { kind: 'tick'; wanted: boolean }
+  | { kind: 'ready' }
+  | { kind: 'exited' }
+  | { kind: 'pong'; sequence: number };
+
+export type WorkerAction =
+  | { kind: 'start' }
+  | { kind: 'kill' }
+  | { kind: 'dismiss' }
+  | { kind: 'ping'; sequence: number };
+
+/** One tick, in milliseconds. */
+export const tickMs = 1_000;
+/** Ticks without a pong after which a worker counts as hung. */
+export const silentTicks = 4;
+/** Ticks a worker may take to become ready. Emulated machines need several seconds for the first line of Node. */
+export const startingTicks = 20;
+/** Ticks a worker without any tunnel stays for the next mount. */
+export const unwantedTicks = 60;
+/** A worker that served this long has earned an immediate restart. */
+const steadyMs = 60_000;
+
+export const initialWorkerState: WorkerState = { kind: 'down', failures: 0, dueMonoMs: 0 };
+
+/**
+ * One step of supervision.
+ *
+ * Units: `nowMonoMs` monotonic milliseconds; `random` in [0, 1). Errors: none. Source: our choice; the
+ * first restart is immediate because local connections wait in the agent meanwhile.
+ */
+export function decideWorker(
+  state: WorkerState,
+  event: WorkerEvent,
+  nowMonoMs: number,
+  random: number,
+): [WorkerState, WorkerAction[]] {
+  switch (event.kind) {
+    case 'tick':
+      return decideOnTick(state, event.wanted, nowMonoMs);
+    case 'ready':
+      if (state.kind !== 'starting') return [state, []];
+      return [
+        {
+          kind: 'up',
+          failures: state.failures,
+          sinceMonoMs: nowMonoMs,
+          sequence: 0,
+          unanswered: 0,
+          unwanted: 0,
+        },
+        [],
+      ];
+    case 'pong':
+      if (state.kind !== 'up' || event.sequence !== state.sequence) return [state, []];
+      return [{ ...state, unanswered: 0 }, []];
+    case 'exited': {
+      if (state.kind === 'down') return [state, []];
+      const steady = state.kind === 'up' && nowMonoMs - state.sinceMonoMs >= steadyMs;
+      const failures = steady ? 1 : state.failures + 1;
+      const delayMs = failures === 1 ? 0 : planDelayMs(failures - 1, random);
+      return [{ kind: 'down', failures, dueMonoMs: nowMonoMs + delayMs }, []];
+    }
+  }
+}
+
+function decideOnTick(state: WorkerState, wanted: boolean, nowMonoMs: number): [WorkerState, WorkerAction[]] {
+  switch (state.kind) {
+    case 'down':
+      if (!wanted || nowMonoMs < state.dueMonoMs) return [state, []];
+      return [{ kind: 'starting', failures: state.failures, ticks: 0 }, [{ kind: 'start' }]];
+    case 'starting': {
+      const next = { ...state, ticks: state.ticks + 1 };
+      return [next, next.ticks > startingTicks ? [{ kind: 'kill' }] : []];
+    }
+    case 'up': {
+      const unwanted = wanted ? 0 : state.unwanted + 1;
+      if (unwanted > unwantedTicks) return [initialWorkerState, [{ kind: 'dismiss' }]];
+      if (state.unanswered >= silentTicks) return [state, [{ kind: 'kill' }]];
+      const sequence = state.sequence + 1;
+      return [
+        { ...state, unwanted, sequence, unanswered: state.unanswered + 1 },
+        [{ kind: 'ping', sequence }],
+      ];
+    }
+  }
+}

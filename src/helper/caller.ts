@@ -1,0 +1,96 @@
+import { realpathSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isatty } from 'node:tty';
+import { type KernelFiles, kernelFiles } from '../host/own-mounts.ts';
+
+/** Who runs a helper or command, and everything of the world it sees: an entry point makes it once. */
+export interface Caller {
+  /** The name the user typed, for messages. */
+  program: string;
+  environment: Readonly<Record<string, string | undefined>>;
+  /** Effective user id. */
+  uid: number;
+  workingDirectory: string;
+  writeOut(text: string): void;
+  writeError(text: string): void;
+  stderrIsTerminal: boolean;
+  /** Aborts on SIGINT, SIGTERM and SIGHUP; they are caught from the first look at it. */
+  readonly interruption: AbortSignal;
+  /** Path of the agent's bundle, beside our own. */
+  agentBundle(): string;
+  files: KernelFiles;
+  limits: Limits;
+  /** Ends early when the caller is interrupted. */
+  pause(delayMs: number): Promise<void>;
+  /** A number in [0, 1). */
+  random(): number;
+}
+
+/** All in milliseconds. */
+export interface Limits {
+  /** mount.nfs4's last attempt, which in the reference never ends. */
+  lastAttemptMs: number;
+  /** The agent's silence during a conversation. */
+  silenceMs: number;
+  /** A mount that takes longer shows its progress on a terminal. */
+  slowMountMs: number;
+  /** From starting the agent to its first answer. */
+  agentStartMs: number;
+  /** The agent's answer that a tunnel is closed. */
+  closeMs: number;
+  /** A look at a directory. */
+  lookMs: number;
+}
+
+const limits: Limits = {
+  lastAttemptMs: 180_000,
+  silenceMs: 60_000,
+  slowMountMs: 2_000,
+  agentStartMs: 10_000,
+  closeMs: 10_000,
+  lookMs: 5_000,
+};
+
+/** The caller that this process stands for. */
+export function createCaller(program: string): Caller {
+  let interruption: AbortSignal | undefined;
+  const caller: Caller = {
+    program,
+    environment: process.env,
+    uid: process.geteuid?.() ?? -1,
+    workingDirectory: process.cwd(),
+    writeOut: createWriter(() => process.stdout),
+    writeError: createWriter(() => process.stderr),
+    stderrIsTerminal: isatty(2),
+    get interruption() {
+      interruption ??= catchSignals();
+      return interruption;
+    },
+    agentBundle: () => join(dirname(realpathSync(process.argv[1] ?? '.')), 'agent.cjs'),
+    files: kernelFiles,
+    limits,
+    pause: (delayMs) => delay(delayMs, undefined, { signal: caller.interruption }).catch(() => {}),
+    random: Math.random,
+  };
+  return caller;
+}
+
+/** Node opens a standard stream at the first look at it, which a silent success never takes. */
+function createWriter(open: () => NodeJS.WriteStream): (text: string) => void {
+  let stream: NodeJS.WriteStream | undefined;
+  return (text) => {
+    if (stream === undefined) {
+      stream = open();
+      // Nobody reads any more: what we do matters, not who watches.
+      stream.on('error', () => {});
+    }
+    stream.write(text);
+  };
+}
+
+function catchSignals(): AbortSignal {
+  const controller = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => controller.abort());
+  return controller.signal;
+}

@@ -1,0 +1,151 @@
+import { spawn } from 'node:child_process';
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { AgentError } from '../core/errors.ts';
+import { findProgram, runProgram } from '../host/programs.ts';
+import { controlSocketPath, runtimeDir } from '../host/runtime-dir.ts';
+import type { Caller } from './caller.ts';
+import { type AgentConnection, connectToAgent } from './control-client.ts';
+import { throwIfInterrupted } from './conversation.ts';
+
+const defaultRuntimeDir = runtimeDir({});
+const socketUnit = 'efs-agent.socket';
+const serviceUnit = 'efs-agent.service';
+
+/** systemctl's status for a unit that does not exist (LSB: program is not installed). */
+const notInstalled = 5;
+
+const connectPauseMs = 20;
+const systemctlTimeoutMs = 30_000;
+
+/** Variables an agent that we start keeps; above all no `AWS_*`: one caller's identity is not another's. */
+const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_RUNTIME_DIR', 'EFS_AGENT_CONFIG', 'EFS_AGENT_LOG_LEVEL'];
+
+/**
+ * Connects to the agent and starts it if it does not run: through systemd where that has our unit, else itself.
+ *
+ * Errors: `agent.start-failed` with the agent's last line; `agent.unreachable` when it does not answer in time.
+ */
+export async function openAgent(caller: Caller): Promise<AgentConnection> {
+  const directory = runtimeDir(caller.environment);
+  const running = await connectToAgent(controlSocketPath(directory));
+  if (running !== null) return running;
+  const started = (await startThroughSystemd(directory, caller)) ? neverEnds : spawnAgent(directory, caller);
+  return waitForAgent(directory, started, caller);
+}
+
+/**
+ * Connects to the agent if it runs; null if not. Never starts one, not even by touching systemd's socket.
+ *
+ * Errors: `agent.unreachable`.
+ */
+export async function findAgent(caller: Caller): Promise<AgentConnection | null> {
+  const directory = runtimeDir(caller.environment);
+  if (isDefaultOnSystemd(directory)) {
+    const systemctl = findProgram('systemctl', caller.environment['PATH']);
+    const states = systemctl === null ? '' : (await runSystemctl(systemctl, ['is-active', socketUnit, serviceUnit], caller)).stdout;
+    if (/^active\n(?:inactive|failed)\n/.test(states)) return null;
+  }
+  return connectToAgent(controlSocketPath(directory));
+}
+
+/** What is known of an agent that was started: why it ended, or null while it runs. */
+type Started = () => { kind: 'failed'; lastLine: string } | { kind: 'busy' } | null;
+
+const neverEnds: Started = () => null;
+
+function isDefaultOnSystemd(directory: string): boolean {
+  return directory === defaultRuntimeDir && existsSync('/run/systemd/system');
+}
+
+async function startThroughSystemd(directory: string, caller: Caller): Promise<boolean> {
+  if (!isDefaultOnSystemd(directory)) return false;
+  const systemctl = findProgram('systemctl', caller.environment['PATH']);
+  if (systemctl === null) return false;
+  const { end, stderr } = await runSystemctl(systemctl, ['start', socketUnit], caller);
+  if (end.kind === 'exited' && (end.status === 0 || end.status === notInstalled)) return end.status === 0;
+  throw new AgentError('agent.start-failed', `systemctl start ${socketUnit} failed: ${lastLineOf(stderr) || end.kind}`);
+}
+
+function runSystemctl(systemctl: string, args: string[], caller: Caller) {
+  return runProgram(systemctl, args, {
+    timeoutMs: systemctlTimeoutMs,
+    signal: caller.interruption,
+    environment: caller.environment,
+  });
+}
+
+function spawnAgent(directory: string, caller: Caller): Started {
+  const bundle = caller.agentBundle();
+  if (!existsSync(bundle)) throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
+  const log = openLog(directory);
+  const logStart = fstatSync(log).size;
+  const environment = Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]]));
+  const child = spawn(process.execPath, [bundle, '--on-demand'], {
+    detached: true,
+    cwd: '/',
+    env: environment,
+    stdio: ['ignore', 'ignore', log],
+  });
+  let ended: string | null = null;
+  child.once('error', (cause) => {
+    ended = cause.message;
+  });
+  child.once('exit', (status, signal) => {
+    ended = `it ended with ${signal ?? `status ${status}`}`;
+  });
+  child.unref();
+  return () => {
+    if (ended === null) return null;
+    const said = readFrom(log, logStart);
+    // Another helper's agent was faster and will answer.
+    if (said.includes('agent.busy')) return { kind: 'busy' };
+    closeSync(log);
+    return { kind: 'failed', lastLine: lastLineOf(said) || ended };
+  };
+}
+
+async function waitForAgent(directory: string, started: Started, caller: Caller): Promise<AgentConnection> {
+  const socketPath = controlSocketPath(directory);
+  const deadlineMs = performance.now() + caller.limits.agentStartMs;
+  while (performance.now() < deadlineMs && !caller.interruption.aborted) {
+    const end = started();
+    const connection = await connectToAgent(socketPath);
+    if (connection !== null) return connection;
+    if (end?.kind === 'failed') throw new AgentError('agent.start-failed', `the agent did not start: ${end.lastLine}`, startHint(directory));
+    await caller.pause(connectPauseMs);
+  }
+  throwIfInterrupted(caller);
+  throw new AgentError(
+    'agent.unreachable',
+    `the agent was started and did not listen on ${socketPath} within ${caller.limits.agentStartMs / 1_000} s`,
+    startHint(directory),
+  );
+}
+
+function startHint(directory: string): { hint: string } | Record<string, never> {
+  return isDefaultOnSystemd(directory) ? {} : { hint: `Read ${logPath(directory)}, or run efs-agent agent in a terminal to see why.` };
+}
+
+function logPath(directory: string): string {
+  return join(directory, 'agent.log');
+}
+
+function openLog(directory: string): number {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    return openSync(logPath(directory), 'a+', 0o600);
+  } catch (cause) {
+    const { code, path } = cause as NodeJS.ErrnoException;
+    throw new AgentError('runtime-dir.unusable', `cannot use the runtime directory ${directory}: ${code} at ${path}`, { directory }, cause);
+  }
+}
+
+function readFrom(file: number, start: number): string {
+  const bytes = Buffer.alloc(Math.max(0, Math.min(64 * 1024, fstatSync(file).size - start)));
+  return bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, start));
+}
+
+function lastLineOf(text: string): string {
+  return text.trimEnd().split('\n').at(-1)?.trim() ?? '';
+}

@@ -1,0 +1,54 @@
+import type { Serializable } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
+import type { Child } from '../core/ports.ts';
+
+/**
+ * Starts one of our programs as a child process with an IPC channel.
+ *
+ * Its environment is empty but for PATH and what `environment` adds: nothing of the agent's own leaks into it.
+ *
+ * @param program path of a bundle.
+ * @param nodeOptions flags for node, such as heap sizes.
+ */
+export function startChild<Sent, Received>(
+  program: string,
+  nodeOptions: readonly string[],
+  environment: NodeJS.ProcessEnv,
+): Child<Sent, Received> {
+  const child: ChildProcess = fork(program, [], {
+    execArgv: [...nodeOptions],
+    env: environment,
+    cwd: '/',
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+  });
+  return {
+    pid: child.pid ?? -1,
+    send(message, socket) {
+      // A channel that just closed is reported by 'exit'; the message is lost with the process.
+      if (!child.connected) {
+        socket?.destroy();
+        return;
+      }
+      child.send(message as Serializable, socket, {}, () => {});
+    },
+    onMessage(listener) {
+      child.on('message', (message) => listener(message as Received));
+    },
+    onExit(listener) {
+      let told = false;
+      const tell = (how: string) => {
+        if (told) return;
+        told = true;
+        listener(how);
+      };
+      child.once('error', (error) => tell(error.message));
+      child.once('exit', (code, signal) =>
+        tell(signal === null ? `exit status ${code}` : `signal ${signal}`),
+      );
+    },
+    kill(signal) {
+      child.kill(signal);
+    },
+  };
+}

@@ -1,0 +1,56 @@
+import { X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { rootCertificates } from 'node:tls';
+import { AgentError } from '../core/errors.ts';
+
+/**
+ * Reads the certificates that may sign a mount target's, as PEM texts.
+ *
+ * The default path may be missing: then the Amazon roots that Node itself carries count (Amazon Root CA 1 to 4,
+ * the four of the reference's bundle, specification 11). A file that the user named must be there.
+ *
+ * Errors: `ca-file.unreadable` (missing, unreadable, no certificate in it, a damaged one).
+ */
+export async function readTrustedRoots(path: string, named: boolean): Promise<string[]> {
+  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'ENOENT' && !named) return null;
+    throw new AgentError(
+      'ca-file.unreadable',
+      `Failed to find certificate authority file for verification: ${path} (${cause.code})`,
+      { path },
+      cause,
+    );
+  });
+  if (text === null) return amazonRoots();
+  const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+  if (certificates.length === 0) {
+    throw new AgentError(
+      'ca-file.unreadable',
+      `the certificate authority file ${path} holds no certificate`,
+      { path },
+    );
+  }
+  return certificates.map((pem, index) => checkCertificate(pem, index + 1, path));
+}
+
+let foundAmazonRoots: string[] | null = null;
+
+function amazonRoots(): string[] {
+  foundAmazonRoots ??= rootCertificates.filter((pem) =>
+    /^CN=Amazon Root CA [1-4]$/m.test(new X509Certificate(pem).subject),
+  );
+  return foundAmazonRoots;
+}
+
+function checkCertificate(pem: string, number: number, path: string): string {
+  try {
+    return `${new X509Certificate(pem).toString().trim()}\n`;
+  } catch (cause) {
+    throw new AgentError(
+      'ca-file.unreadable',
+      `certificate ${number} in ${path} is damaged`,
+      { path, number },
+      cause,
+    );
+  }
+}

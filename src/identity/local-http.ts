@@ -1,0 +1,78 @@
+import http from 'node:http';
+import https from 'node:https';
+
+/** What an endpoint on this host or link answered. `reason` is one phrase for a person; it never quotes the answer. */
+export type LocalAnswer =
+  | { kind: 'ok'; body: string }
+  | { kind: 'status'; status: number; reason: string }
+  | { kind: 'none'; reason: string };
+
+export interface LocalRequest {
+  method?: 'GET' | 'PUT';
+  headers?: Record<string, string>;
+  /** Ends the request, retry included. */
+  budget?: AbortSignal;
+}
+
+const attemptMs = 1_000;
+const answerBytes = 65_536;
+
+/**
+ * Asks a metadata or credential endpoint, once more if it was silent, reset the connection or said it is busy.
+ *
+ * Follows no redirect and uses no proxy. Units: at most one second an attempt. Errors: none, the answer says why.
+ */
+export async function askLocal(url: URL, request: LocalRequest = {}): Promise<LocalAnswer> {
+  const first = await attempt(url, request);
+  return first.mayPass && !request.budget?.aborted ? (await attempt(url, request)).answer : first.answer;
+}
+
+/** An address as it may be shown: without user information and query, which may be secret. */
+export function showUrl(url: URL): string {
+  return `${url.origin}${url.pathname}`;
+}
+
+async function attempt(
+  url: URL,
+  { method = 'GET', headers = {}, budget }: LocalRequest,
+): Promise<{ answer: LocalAnswer; mayPass: boolean }> {
+  const timeout = AbortSignal.timeout(attemptMs);
+  const signal = budget ? AbortSignal.any([timeout, budget]) : timeout;
+  try {
+    const { status, body } = await exchange(url, method, headers, signal);
+    if (status === 200) return { answer: { kind: 'ok', body }, mayPass: false };
+    return {
+      answer: { kind: 'status', status, reason: `HTTP status ${status}` },
+      mayPass: status === 429 || status >= 500,
+    };
+  } catch (thrown) {
+    if (signal.aborted) {
+      return { answer: { kind: 'none', reason: `no answer within ${attemptMs} ms` }, mayPass: true };
+    }
+    const code = (thrown as NodeJS.ErrnoException).code ?? 'the connection failed';
+    return { answer: { kind: 'none', reason: `no answer: ${code}` }, mayPass: code === 'ECONNRESET' };
+  }
+}
+
+function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal) {
+  return new Promise<{ status: number; body: string }>((resolve, reject) => {
+    const { request } = url.protocol === 'https:' ? https : http;
+    // A fresh agent, because the global one may be set to use the proxy of the environment.
+    const asked = request(url, { method, headers, signal, agent: false }, (response) => {
+      const chunks: Buffer[] = [];
+      let receivedBytes = 0;
+      response.on('data', (chunk: Buffer) => {
+        chunks.push(chunk);
+        receivedBytes += chunk.length;
+        if (receivedBytes > answerBytes)
+          asked.destroy(Object.assign(new Error(), { code: 'the answer is too long' }));
+      });
+      response.on('error', reject);
+      response.on('end', () =>
+        resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString('utf8') }),
+      );
+    });
+    asked.on('error', reject);
+    asked.end();
+  });
+}

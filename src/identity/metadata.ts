@@ -1,0 +1,114 @@
+import { AgentError, asAgentError } from '../core/errors.ts';
+import type { InstanceFacts } from '../core/identity-protocol.ts';
+import { type Keys, parseKeys, parseObject } from './keys.ts';
+import { askLocal, type LocalAnswer, showUrl } from './local-http.ts';
+
+/** Where the instance metadata service answers when nobody says otherwise. */
+export const defaultMetadataEndpoint = 'http://169.254.169.254';
+
+const budgetMs = 3_000;
+const rolePath = '/latest/meta-data/iam/security-credentials/';
+
+/**
+ * The temporary keys of the role that is attached to this instance, by IMDSv2.
+ *
+ * Units: ends within three seconds. Errors: `credentials.missing` without a role, `credentials.metadata-silent` without
+ * an answer, `credentials.rejected` and `credentials.failed` as the service answers; messages are phrases for a list.
+ * Source: specification 4.3 number 7 and 4.4; the fall-back to IMDSv1 is left out on purpose.
+ */
+export async function readRoleKeys(endpoint: string): Promise<{ role: string; keys: Keys }> {
+  const ask = await openMetadata(endpoint);
+  const listed = await ask(rolePath);
+  // The name is a line of text: read as JSON, a role named 42 would become a number (specification 12 item 24).
+  const role = listed.kind === 'ok' ? (listed.body.trim().split('\n')[0] ?? '').trim() : '';
+  if (role === '' && (listed.kind === 'ok' || (listed.kind === 'status' && listed.status === 404))) {
+    throw new AgentError('credentials.missing', 'no role is attached to this instance');
+  }
+  bodyOf(listed, endpoint);
+  const keys = parseKeys(bodyOf(await ask(rolePath + encodeURIComponent(role)), endpoint));
+  return { role, keys };
+}
+
+/**
+ * The identity that the service sees when this instance's role connects: `arn:aws:sts::<account>:assumed-role/<role>/<instance id>`.
+ *
+ * Units: ends within three seconds. Errors: `metadata.unavailable`.
+ */
+export async function readRoleArn(endpoint: string, role: string): Promise<string> {
+  return reportUnavailable("the instance role's identity", async () => {
+    const ask = await openMetadata(endpoint);
+    const [info, instanceId] = await Promise.all([
+      ask('/latest/meta-data/iam/info'),
+      ask('/latest/meta-data/instance-id'),
+    ]);
+    const profileArn = parseObject(bodyOf(info, endpoint))['InstanceProfileArn'];
+    const [, partition, , , account] = typeof profileArn === 'string' ? profileArn.split(':') : [];
+    if (!account) throw new AgentError('metadata.unavailable', 'the answer lacks InstanceProfileArn');
+    return `arn:${partition}:sts::${account}:assumed-role/${role}/${bodyOf(instanceId, endpoint).trim()}`;
+  });
+}
+
+/**
+ * Where this instance runs, from its identity document, by IMDSv2.
+ *
+ * Units: ends within three seconds. Errors: `metadata.unavailable`. Source: specification 4.4.
+ */
+export async function readInstance(endpoint: string): Promise<InstanceFacts> {
+  return reportUnavailable('where this instance runs', async () => {
+    const ask = await openMetadata(endpoint);
+    const document = parseObject(bodyOf(await ask('/latest/dynamic/instance-identity/document'), endpoint));
+    const field = (name: string) => {
+      const value = document[name];
+      if (typeof value === 'string' && value !== '') return value;
+      throw new AgentError('metadata.unavailable', `the answer lacks ${name}`);
+    };
+    return {
+      region: field('region'),
+      availabilityZone: field('availabilityZone'),
+      instanceId: field('instanceId'),
+      accountId: field('accountId'),
+    };
+  });
+}
+
+/** Gets a session token, and gives the function that asks with it; the budget is for everything together. */
+async function openMetadata(endpoint: string): Promise<(path: string) => Promise<LocalAnswer>> {
+  const budget = AbortSignal.timeout(budgetMs);
+  const token = await askLocal(locate('/latest/api/token', endpoint), {
+    method: 'PUT',
+    headers: { 'X-aws-ec2-metadata-token-ttl-seconds': '21600' },
+    budget,
+  });
+  const headers = { 'X-aws-ec2-metadata-token': bodyOf(token, endpoint).trim() };
+  if (!/^[\x21-\x7e]+$/.test(headers['X-aws-ec2-metadata-token'])) {
+    throw new AgentError('credentials.failed', `${endpoint} answered with an unusable session token`);
+  }
+  return (path) => askLocal(locate(path, endpoint), { headers, budget });
+}
+
+function locate(path: string, endpoint: string): URL {
+  if (URL.canParse(path, endpoint)) return new URL(path, endpoint);
+  throw new AgentError('credentials.failed', 'the address of the instance metadata service is malformed');
+}
+
+function bodyOf(answer: LocalAnswer, endpoint: string): string {
+  if (answer.kind === 'ok') return answer.body;
+  const where = showUrl(new URL(endpoint)).replace(/\/$/, '');
+  throw new AgentError(
+    answer.kind === 'none' ? 'credentials.metadata-silent' : 'credentials.failed',
+    `instance metadata at ${where}: ${answer.reason}`,
+  );
+}
+
+async function reportUnavailable<T>(wanted: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (thrown) {
+    throw new AgentError(
+      'metadata.unavailable',
+      `cannot learn ${wanted} from the metadata service: ${asAgentError(thrown).message}`,
+      {},
+      thrown,
+    );
+  }
+}

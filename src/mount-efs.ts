@@ -1,0 +1,8 @@
+#!/usr/bin/env node
+import { basename } from 'node:path';
+import { createCaller } from './helper/caller.ts';
+import { runMountHelper, runUmountHelper } from './helper/program.ts';
+
+const program = basename(process.argv[1] ?? 'mount.efs');
+const run = program.startsWith('umount') ? runUmountHelper : runMountHelper;
+run(process.argv.slice(2), createCaller(program)).then((status) => process.exit(status));

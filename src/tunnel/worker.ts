@@ -1,0 +1,195 @@
+/**
+ * The tunnel worker's entry point: carries bytes between local sockets and mount targets, as the agent says.
+ *
+ * Started by `child_process.fork` with serialization `advanced`; messages are those of core/worker-protocol.
+ * Knows sockets and TLS only: it reads no file, no environment, no argument.
+ */
+import type { Socket } from 'node:net';
+import { AgentError, asAgentError, type Details } from '../core/errors.ts';
+import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
+import { Budget } from './budget.ts';
+import { SlabPool } from './gather.ts';
+import { Tunnel, type TunnelHost } from './tunnel.ts';
+
+type LogLevel = 'error' | 'warn' | 'info' | 'debug';
+type Start = Extract<AgentToWorker, { kind: 'start' }>;
+/** How long a dying worker waits for its last words to reach the agent. */
+const lastWordsMs = 500;
+
+const tunnels = new Map<string, Tunnel>();
+let host: TunnelHost | null = null;
+
+if (process.send === undefined) {
+  process.stderr.write('efs-agent worker: is started by the agent, not by hand\n');
+  process.exit(2);
+}
+ignoreSignals();
+process.stdout.on('error', () => {});
+process.stderr.on('error', () => {});
+process.on('message', (message: AgentToWorker, socket: unknown) => receive(message, socket as Socket | undefined));
+process.on('disconnect', () => {
+  for (const tunnel of tunnels.values()) tunnel.cool();
+  exitWhenIdle();
+});
+// Whatever threw may have left a session half done: a new worker and reconnecting kernels are safer than going on.
+process.on('uncaughtException', (thrown) => die('worker.failed', asAgentError(thrown)));
+
+function receive(message: AgentToWorker, socket: Socket | undefined): void {
+  if (message.kind === 'start') {
+    start(message);
+  } else if (host === null) {
+    die('worker.failed', new AgentError('agent.protocol', `the agent sent ${message.kind} before start`));
+  } else {
+    serve(message, socket, host);
+  }
+}
+
+function start(message: Start): void {
+  if (message.dropTo !== null) {
+    try {
+      dropPrivileges(message.dropTo);
+    } catch (thrown) {
+      die('worker.privileges-kept', asAgentError(thrown));
+      return;
+    }
+  }
+  host = {
+    budget: new Budget(message.budgetBytes),
+    slabs: new SlabPool(),
+    random: Math.random,
+    report,
+    log,
+    sessionGone: () => {
+      if (!process.connected) exitWhenIdle();
+    },
+  };
+  report({ kind: 'ready', pid: process.pid });
+}
+
+function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefined, host: TunnelHost): void {
+  if (message.kind === 'ping') {
+    report({
+      kind: 'pong',
+      sequence: message.sequence,
+      tunnels: [...tunnels.values()].map((tunnel) => ({
+        tunnelId: tunnel.id,
+        sessions: tunnel.openSessions,
+        ...tunnel.totals,
+      })),
+      bufferedBytes: host.budget.heldBytes,
+    });
+    return;
+  }
+  const { tunnelId } = message;
+  let tunnel = tunnels.get(tunnelId);
+  switch (message.kind) {
+    case 'tunnel.open':
+      if (tunnel === undefined) {
+        tunnel = new Tunnel(tunnelId, host);
+        tunnels.set(tunnelId, tunnel);
+      }
+      tunnel.replaceMaterial(message.tls, message.dialTimeoutMs);
+      return;
+    case 'tunnel.probe':
+      if (tunnel === undefined) {
+        const error = new AgentError('agent.protocol', `no tunnel ${tunnelId} is open in this worker`).toMessage();
+        report({ kind: 'probe.failed', tunnelId, requestId: message.requestId, error });
+        return;
+      }
+      tunnel.endpoints = message.endpoints;
+      void tunnel.probe(message.requestId);
+      return;
+    case 'tunnel.endpoints':
+      if (tunnel !== undefined) tunnel.endpoints = message.endpoints;
+      return;
+    case 'tunnel.close':
+      tunnels.delete(tunnelId);
+      tunnel?.close();
+      report({ kind: 'tunnel.closed', tunnelId });
+      return;
+    case 'session.open': {
+      const { sessionId } = message;
+      // Node hands over no socket when the client has gone in the meantime.
+      if (tunnel === undefined || socket === undefined || socket === null) {
+        const cause = tunnel === undefined ? 'tunnel-closed' : 'local-reset';
+        socket?.on('error', () => {}).resetAndDestroy();
+        report({ kind: 'session.closed', tunnelId, sessionId, cause, bytesUp: 0, bytesDown: 0 });
+        return;
+      }
+      tunnel.endpoints = message.endpoints;
+      tunnel.openSession(sessionId, socket);
+      return;
+    }
+  }
+}
+
+/**
+ * Gives up root for good: supplementary groups first, the user last, as each step needs the right to make it.
+ *
+ * Errors: `internal` when a step fails, or when root could be had back.
+ */
+function dropPrivileges({ uid, gid }: { uid: number; gid: number }): void {
+  process.setgroups!([]);
+  process.setgid!(gid);
+  process.setuid!(uid);
+  const groups = process.getgroups!().filter((group) => group !== gid);
+  const held =
+    process.getuid!() === uid &&
+    process.geteuid!() === uid &&
+    process.getgid!() === gid &&
+    process.getegid!() === gid &&
+    groups.length === 0;
+  if (!held || (uid !== 0 && canBecomeRoot())) {
+    throw new AgentError('internal', `the tunnel worker could not give up root for uid ${uid} and gid ${gid}`);
+  }
+}
+
+function canBecomeRoot(): boolean {
+  try {
+    process.setuid!(0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function ignoreSignals(): void {
+  for (const signal of ['SIGHUP', 'SIGPIPE'] as const) process.on(signal, () => {});
+  // Ctrl-C in a terminal reaches the whole group; the agent decides what becomes of its workers.
+  process.on('SIGINT', () => {});
+  process.on('SIGTERM', () => {
+    for (const tunnel of tunnels.values()) tunnel.close();
+    process.exit(0);
+  });
+}
+
+function exitWhenIdle(): void {
+  for (const tunnel of tunnels.values()) if (tunnel.openSessions > 0) return;
+  process.exit(0);
+}
+
+function report(message: WorkerToAgent, sent: () => void = () => {}): void {
+  // The callback also takes the error of a channel that closes meanwhile: 'disconnect' deals with that.
+  if (process.connected) process.send!(message, undefined, undefined, sent);
+}
+
+function log(level: LogLevel, event: string, fields: Details): void {
+  if (process.connected) report({ kind: 'log', level, event, fields });
+  else process.stderr.write(renderLine(level, event, fields));
+}
+
+/** Says why, then ends the process with 1; the agent starts another. */
+function die(event: string, error: AgentError): void {
+  process.exitCode = 1;
+  const fields = { code: error.code, message: error.message };
+  if (!process.connected) {
+    process.stderr.write(renderLine('error', event, fields));
+    process.exit(1);
+  }
+  setTimeout(() => process.exit(1), lastWordsMs);
+  report({ kind: 'log', level: 'error', event, fields }, () => process.exit(1));
+}
+
+function renderLine(level: LogLevel, event: string, fields: Details): string {
+  return `${JSON.stringify({ time: new Date().toISOString(), level, event, pid: process.pid, ...fields })}\n`;
+}

@@ -1,0 +1,247 @@
+import { readFileSync } from 'node:fs';
+import fc from 'fast-check';
+import { expect, expectTypeOf, test } from 'vitest';
+import {
+  type Config,
+  configuredCaFile,
+  configuredSuffix,
+  parseConfig,
+  settings,
+  settingsWithoutEffect,
+} from '../../src/core/config.ts';
+import { AgentError } from '../../src/core/errors.ts';
+
+const path = '/etc/amazon/efs/efs-utils.conf';
+const shipped = readFileSync(new URL('../../systemd/efs-utils.conf', import.meta.url), 'utf8');
+
+function configOf(...texts: string[]): Config {
+  return parseConfig(texts.map((text, index) => ({ path: index === 0 ? path : `${path}.${index}`, text })));
+}
+
+const invalid = expect.objectContaining({ code: 'config.invalid' });
+
+test('without a file every value is the shipped default', () => {
+  expect(parseConfig([])).toMatchObject({
+    logLevel: 'info',
+    dnsNameFormat: '{az}.{fs_id}.efs.{region}.{dns_name_suffix}',
+    dnsNameSuffix: 'amazonaws.com',
+    region: null,
+    caFile: '/etc/amazon/efs/efs-utils.crt',
+    fipsMode: false,
+    portRangeLower: 20_049,
+    portRangeUpper: 21_049,
+    optimizeReadAhead: true,
+    fallBackToMountTargetIp: true,
+    disableMetadataToken: false,
+    retryNfsMount: true,
+    retryNfsMountCount: 3,
+    retryNfsMountTimeoutMs: 15_000,
+    clientSource: null,
+    metadataEndpoint: null,
+    mountTargetPort: 2_049,
+    workerUser: 'efs-agent',
+    dialTimeoutMs: 10_000,
+    idleExitMs: 60_000,
+    warnings: [],
+  });
+});
+
+test('values have the types their keys promise', () => {
+  expectTypeOf<Config['region']>().toEqualTypeOf<string | null>();
+  expectTypeOf<Config['dialTimeoutMs']>().toEqualTypeOf<number>();
+  expectTypeOf<Config['fipsMode']>().toEqualTypeOf<boolean>();
+  expectTypeOf<Config['metadataEndpoint']>().toEqualTypeOf<string | null>();
+  expectTypeOf<Config['workerUser']>().toEqualTypeOf<string>();
+});
+
+test('the file we ship says exactly the defaults, without a warning', () => {
+  const { origins: _, regions, ...values } = configOf(shipped);
+  const { origins: __, regions: defaultRegions, ...defaults } = parseConfig([]);
+
+  expect(values).toEqual(defaults);
+  const plain = (some: Config['regions']) =>
+    Object.entries(some).map(([name, { dnsNameSuffix, caFile }]) => [
+      name,
+      dnsNameSuffix?.value,
+      caFile?.value,
+    ]);
+  expect(plain(regions).sort()).toEqual(plain(defaultRegions).sort());
+});
+
+test('the file we ship shows every key that has an effect, set or commented out', () => {
+  for (const { section, key } of Object.values(settings)) {
+    expect(shipped).toMatch(new RegExp(`^#?\\[${section}\\]$`, 'm'));
+    expect(shipped).toMatch(new RegExp(`^#?${key} = `, 'm'));
+  }
+});
+
+test('the commented keys of our own section stand there with their defaults', () => {
+  const uncommented = shipped.replace(
+    /^#(?=(?:mount_target_port|worker_user|dial_timeout_sec|idle_exit_sec) = )/gm,
+    '',
+  );
+
+  const { origins, ...config } = configOf(uncommented);
+
+  expect(config).toMatchObject({
+    mountTargetPort: 2_049,
+    workerUser: 'efs-agent',
+    dialTimeoutMs: 10_000,
+    idleExitMs: 60_000,
+  });
+  expect(origins.idleExitMs.kind).toBe('file');
+});
+
+test('each value knows the file and line it comes from', () => {
+  const config = configOf('[mount]\n\nregion = eu-west-1\n', '[mount]\nport_range_lower_bound = 20100\n');
+
+  expect(config.origins.region).toEqual({ kind: 'file', path, line: 3 });
+  expect(config.origins.portRangeLower).toEqual({ kind: 'file', path: `${path}.1`, line: 2 });
+  expect(config.origins.portRangeUpper).toEqual({ kind: 'default' });
+});
+
+test('the configuration cannot be changed after it is read', () => {
+  const config = parseConfig([]);
+
+  for (const part of [config, config.origins, config.regions, config.warnings])
+    expect(Object.isFrozen(part)).toBe(true);
+});
+
+test('the suffix is that of the region section, then that of the mount section', () => {
+  const config = configOf(
+    '[mount]\ndns_name_suffix = m.example\n[mount.us-east-1]\ndns_name_suffix = r.example\n[mount.us-east-2]\n',
+  );
+
+  expect(configuredSuffix(config, 'us-east-1').value).toBe('r.example');
+  expect(configuredSuffix(config, 'us-east-2').value).toBe('m.example');
+  expect(configuredSuffix(config, 'eu-west-1').value).toBe('m.example');
+  expect(configuredSuffix(config, 'cn-north-1')).toEqual({
+    value: 'amazonaws.com.cn',
+    origin: { kind: 'default' },
+  });
+  expect(configuredSuffix(config, 'constructor').value).toBe('m.example');
+});
+
+test('a region section without a CA file falls back to the one of the mount section', () => {
+  const config = configOf(
+    '[mount]\nstunnel_cafile = /my.pem\n[mount.us-iso-east-1]\ndns_name_suffix = c2s.ic.gov\n',
+  );
+
+  expect(configuredCaFile(config, 'us-iso-east-1')).toEqual({
+    value: '/my.pem',
+    origin: { kind: 'file', path, line: 2 },
+  });
+  expect(configuredCaFile(config, 'us-iso-west-1').value).toBe(
+    '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  );
+});
+
+test.each([
+  ['1', true],
+  ['YES', true],
+  ['On', true],
+  ['0', false],
+  ['no', false],
+  ['OFF', false],
+])('the boolean %s is %s', (text, value) => {
+  expect(configOf(`[mount]\nfips_mode_enabled = ${text}`).fipsMode).toBe(value);
+});
+
+test.each([
+  '[mount]\nfips_mode_enabled = maybe',
+  '[mount]\nregion = US',
+  '[mount]\nregion = ../x',
+  '[mount]\nregion =',
+  '[mount]\ndns_name_suffix = a b',
+  '[mount]\nport_range_lower_bound = x',
+  '[mount]\nport_range_lower_bound = 0',
+  '[mount]\nport_range_lower_bound = 21049',
+  '[mount]\nport_range_upper_bound = 65537',
+  '[mount]\nstunnel_cafile =\n  /a\n  /b',
+  '[mount]\nstunnel_check_cert_validity = true',
+  '[mount.us-east-1]\ndns_name_suffix = a b',
+  '[agent]\ndial_timeout_sec = 0',
+  '[agent]\nmetadata_endpoint = file:///x',
+  '[agent]\nmetadata_endpoint = http://u:p@host/',
+  '[agent]\nworker_user = a b',
+])('the file %j is refused, and the error names file, line and key', (text) => {
+  expect(() => configOf(text)).toThrow(invalid);
+  if (!text.includes('bound = 21049'))
+    expect(() => configOf(text)).toThrow(new RegExp(`^${path}:[23]: \\[.*\\] [a-z_]+ `));
+});
+
+test('an unknown key is an error in our own section and a warning elsewhere', () => {
+  expect(() => configOf('[agent]\nidle_exit = 5')).toThrow(invalid);
+  for (const text of [
+    '[mount]\nnew_key = 5%',
+    '[other]\nregion = x',
+    '[mount.us-east-1]\nregion = x',
+    '[mount.X]\nstunnel_cafile = /x',
+  ]) {
+    expect(configOf(text).warnings).toEqual([
+      expect.stringMatching(new RegExp(`^${path}:2: .* is not known`)),
+    ]);
+  }
+});
+
+test('a number of attempts that is none counts as the default, with a warning', () => {
+  for (const text of ['0', '-1', 'x', '']) {
+    const config = configOf(
+      `[mount]\nretry_nfs_mount_command_count = ${text}\nretry_nfs_mount_command_timeout_sec = ${text}`,
+    );
+
+    expect(config).toMatchObject({ retryNfsMountCount: 3, retryNfsMountTimeoutMs: 15_000 });
+    expect(config.warnings).toHaveLength(2);
+  }
+});
+
+test('the check of the server name cannot be turned off, and the attempt is warned about', () => {
+  const { warnings } = configOf('[mount]\nstunnel_check_cert_hostname = false');
+
+  expect(warnings).toEqual([
+    `${path}:2: [mount] stunnel_check_cert_hostname has no effect: the mount target's name is always checked`,
+  ]);
+});
+
+test('a key without effect is warned about only when it says something else than the shipped file', () => {
+  for (const { section, key, shipped: value } of settingsWithoutEffect) {
+    if (value !== null) expect(configOf(`[${section}]\n${key} = ${value}`).warnings).toEqual([]);
+    expect(configOf(`[${section}]\n${key} = other`).warnings).toHaveLength(1);
+  }
+});
+
+test('a log level that is none means INFO, with a warning', () => {
+  const config = configOf('[DEFAULT]\nlogging_level = loud');
+
+  expect(config.logLevel).toBe('info');
+  expect(config.warnings).toHaveLength(1);
+});
+
+test('a client source longer than 100 characters is not used', () => {
+  expect(configOf(`[client-info]\nsource = ${'x'.repeat(100)}`).clientSource).toBe('x'.repeat(100));
+  expect(configOf(`[client-info]\nsource = ${'x'.repeat(101)}`)).toMatchObject({
+    clientSource: null,
+    warnings: [expect.any(String)],
+  });
+});
+
+test('any value of any key is a configuration or one explained error', () => {
+  const lines = fc.tuple(
+    fc.constantFrom(...Object.values(settings), ...settingsWithoutEffect),
+    fc.oneof(
+      fc.constantFrom('true', '', '20049', '65536', 'a.b', '%', '%(region)s', 'http://x'),
+      fc.string({ maxLength: 12 }),
+    ),
+  );
+  fc.assert(
+    fc.property(lines, ([{ section, key }, value]) => {
+      try {
+        const config = configOf(`[${section}]\n${key} = ${value}\n`);
+        expect(config.portRangeLower).toBeLessThan(config.portRangeUpper);
+      } catch (error) {
+        expect(error).toBeInstanceOf(AgentError);
+        expect(['config.malformed', 'config.invalid']).toContain((error as AgentError).code);
+      }
+    }),
+  );
+});

@@ -1,0 +1,117 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
+import {
+  formatMountState,
+  type MountState,
+  parseMountState,
+  planMountId,
+} from '../../src/core/mount-state.ts';
+
+const state: MountState = {
+  mountId: 'fs-0123456789abcdef0.mnt.efs.20575',
+  fileSystemId: 'fs-0123456789abcdef0',
+  accessPointId: 'fsap-0123456789abcdef0',
+  path: '/',
+  mountPoint: '/mnt/efs',
+  port: 20_575,
+  dnsName: 'fs-0123456789abcdef0.efs.us-east-1.amazonaws.com',
+  region: 'us-east-1',
+  spec: parseMountSpec('fs-0123456789abcdef0', parseOptions('tls,iam,accesspoint=fsap-0123456789abcdef0,rw')),
+  createdAtMs: 1_700_000_000_000,
+  environment: { AWS_PROFILE: 'efs' },
+};
+
+const states = fc
+  .record({
+    mountPoint: fc.string().map((text) => `/${text}`),
+    path: fc.string().map((text) => `/${text}`),
+    port: fc.integer({ min: 1, max: 65_535 }),
+    createdAtMs: fc.nat(),
+    accessPointId: fc.constantFrom(null, 'fsap-0123456789abcdef0'),
+    environment: fc.constantFrom({}, { AWS_PROFILE: 'efs' }),
+  })
+  .map((some): MountState => ({ ...state, ...some }));
+
+test('a state file reads back as the mount it was written for', () => {
+  fc.assert(
+    fc.property(states, (one) => {
+      expect(parseMountState(formatMountState(one))).toEqual({ kind: 'ok', state: one });
+    }),
+  );
+});
+
+test('a state file cut off at any byte is damaged and never an exception', () => {
+  const bytes = Buffer.from(formatMountState({ ...state, mountPoint: '/mnt/grün' }));
+
+  for (let end = 0; end < bytes.length; end++) {
+    expect(parseMountState(bytes.subarray(0, end).toString())).toMatchObject({ kind: 'damaged' });
+  }
+});
+
+test('a state file with any byte changed is read or damaged, never an exception', () => {
+  const bytes = Buffer.from(formatMountState(state));
+  fc.assert(
+    fc.property(fc.nat(bytes.length - 1), fc.nat(255), (at, byte) => {
+      const changed = Buffer.from(bytes);
+      changed[at] = byte;
+
+      expect(['ok', 'damaged']).toContain(parseMountState(changed.toString()).kind);
+    }),
+  );
+});
+
+test('any JSON is read or damaged, never an exception', () => {
+  fc.assert(
+    fc.property(fc.json(), (text) => {
+      expect(parseMountState(`${text}\n`).kind).toBe('damaged');
+    }),
+  );
+});
+
+test.each(Object.keys(state))('a state file without %s is damaged, and the reason names it', (field) => {
+  const { [field]: _, ...rest } = { ...state } as Record<string, unknown>;
+
+  const reading = parseMountState(`${JSON.stringify({ version: 1, ...rest })}\n`);
+
+  expect(reading).toEqual({ kind: 'damaged', reason: expect.stringContaining(`"${field}"`) });
+});
+
+test('a state file of the next version is read, with its new fields left out', () => {
+  const newer = { version: 2, ...state, later: { a: 1 }, spec: { ...state.spec, later: true } };
+
+  expect(parseMountState(`${JSON.stringify(newer)}\n`)).toEqual({ kind: 'ok', state });
+});
+
+test('a state file of a far newer version is not guessed at', () => {
+  expect(parseMountState(`${JSON.stringify({ ...state, version: 3 })}\n`).kind).toBe('damaged');
+});
+
+test('a state file holds nothing but the fields that are listed', () => {
+  const carrying = { ...state, sessionToken: 'secret' };
+
+  expect(Object.keys(JSON.parse(formatMountState(carrying)))).toEqual(['version', ...Object.keys(state)]);
+});
+
+test.each([
+  ['/mnt/efs', 'fs-1.mnt.efs.20575'],
+  ['/.efs', 'fs-1.efs.20575'],
+  ['/', 'fs-1..20575'],
+  ['/a/.b', 'fs-1.a..b.20575'],
+  ['/mnt/../srv//x/./y/', 'fs-1.srv.x.y.20575'],
+])('the mount on %s is named %s, as in the reference', (mountPoint, name) => {
+  expect(planMountId('fs-1', mountPoint, 20_575)).toBe(name);
+});
+
+test('the name of any mount fits a file, and two long mount points do not share one', () => {
+  fc.assert(
+    fc.property(fc.string({ unit: 'grapheme', maxLength: 600 }), (text) => {
+      const name = planMountId('fs-1', `/${text}`, 20_575);
+
+      expect(Buffer.byteLength(name)).toBeLessThanOrEqual(230);
+      expect(name).not.toContain('/');
+    }),
+  );
+  const long = `/${'a'.repeat(300)}`;
+  expect(planMountId('fs-1', `${long}1`, 1)).not.toBe(planMountId('fs-1', `${long}2`, 1));
+});

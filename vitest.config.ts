@@ -1,0 +1,33 @@
+import { defineConfig } from 'vitest/config';
+
+const node = { environment: 'node', pool: 'forks' as const };
+
+export default defineConfig({
+  test: {
+    // Two groups: `npx vitest run --project fast`, and `--project kernel`, which starts virtual machines.
+    projects: [
+      {
+        test: {
+          ...node,
+          name: 'fast',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/kernel/**'],
+          globalSetup: ['test/support/build-bundles.ts'],
+          testTimeout: 30_000,
+          hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          ...node,
+          name: 'kernel',
+          include: ['test/kernel/**/*.test.ts'],
+          globalSetup: ['test/support/build-bundles.ts'],
+          fileParallelism: false,
+          testTimeout: 600_000,
+          hookTimeout: 900_000,
+        },
+      },
+    ],
+  },
+});
