@@ -34,7 +34,7 @@ await Promise.all([
     format: 'esm',
     splitting: true,
     chunkNames: 'chunks/[name]-[hash]',
-    banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
+    banner: { js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);" },
   }),
 ]);
 for (const name of ['dist/mount-efs.cjs', 'dist/efs-agent.mjs']) chmodSync(name, 0o755);

@@ -1,5 +1,5 @@
 import yargs, { type CommandModule } from 'yargs';
-import { AgentError } from '../core/errors.ts';
+import { AgentError, asAgentError } from '../core/errors.ts';
 import { version } from '../core/version.ts';
 import type { Caller } from '../helper/caller.ts';
 import { runProgramFor } from '../helper/program.ts';
@@ -31,23 +31,54 @@ const commands: Record<string, { describe: string; load: (caller: Caller) => Pro
 /** Runs `efs-agent` and gives its exit status. Errors: none; they are explained on stderr. */
 export function runCommandLine(argv: readonly string[], caller: Caller): Promise<number> {
   return runProgramFor(caller, async () => {
-    let shown = '';
-    const parser = await createParser(argv, caller);
-    try {
-      await parser.parseAsync([...argv], {}, (_error: unknown, _given: unknown, output: string) => {
-        shown += output;
-      });
-    } catch (thrown) {
-      if (thrown instanceof AgentError) throw thrown;
-      if (thrown instanceof Error && thrown.name === 'YError') throw new AgentError('usage', oneLine(thrown.message), {}, thrown);
-      throw thrown;
-    }
-    if (shown !== '') caller.writeOut(`${shown}\n`);
+    const run = parseCommandLine(argv, await loadCommand(argv, caller), caller);
+    await run();
   });
 }
 
-async function createParser(argv: readonly string[], caller: Caller) {
-  const parser = yargs()
+/** The command that was given, or null: there is none, and yargs says what there is. Errors: `usage`. */
+async function loadCommand(argv: readonly string[], caller: Caller): Promise<LoadedCommand | null> {
+  const name = argv.find((word) => !word.startsWith('-'));
+  if (name === undefined) return null;
+  if (!Object.hasOwn(commands, name)) throw new AgentError('usage', `unknown command ${oneLine(name)}`);
+  return { name, module: await commands[name]!.load(caller) };
+}
+
+interface LoadedCommand {
+  name: string;
+  module: CommandModule<object, never>;
+}
+
+/** What to run; only then is it run, so that whatever yargs throws is about the command line. Errors: `usage`. */
+function parseCommandLine(argv: readonly string[], given: LoadedCommand | null, caller: Caller): () => unknown {
+  let shown = '';
+  let run: () => unknown = () => caller.writeOut(`${shown}\n`);
+  const parser = createParser();
+  for (const [name, { describe }] of Object.entries(commands)) {
+    if (name !== given?.name) parser.command(name, describe);
+    else {
+      const { module } = given;
+      parser.command({
+        ...module,
+        describe,
+        handler: (parsed) => {
+          run = () => module.handler(parsed as never);
+        },
+      });
+    }
+  }
+  try {
+    parser.parse([...argv], {}, (_error: unknown, _parsed: unknown, output: string) => {
+      shown = output;
+    });
+  } catch (thrown) {
+    throw new AgentError('usage', oneLine(asAgentError(thrown).message), {}, thrown);
+  }
+  return run;
+}
+
+function createParser() {
+  return yargs()
     .scriptName('efs-agent')
     .usage('$0 <command>\n\nMounts Amazon EFS file systems through its own TLS tunnel. See efs-agent(8).')
     .parserConfiguration({
@@ -67,11 +98,6 @@ async function createParser(argv: readonly string[], caller: Caller) {
     .demandCommand(1, 1, 'give a command', 'give one command')
     .exitProcess(false)
     .fail(false);
-  const given = argv.find((word) => !word.startsWith('-'));
-  for (const [name, { describe, load }] of Object.entries(commands)) {
-    parser.command(name === given ? { ...(await load(caller)), describe } : { command: name, describe, handler: () => {} });
-  }
-  return parser;
 }
 
 function untyped<T>(command: CommandModule<object, T>): CommandModule<object, never> {
@@ -79,5 +105,8 @@ function untyped<T>(command: CommandModule<object, T>): CommandModule<object, ne
 }
 
 function oneLine(text: string): string {
-  return text.trim().replace(/\s*\n\s*/g, '; ');
+  return text
+    .trim()
+    .replace(/\s*\n\s*/g, '; ')
+    .replace(/\p{C}/gu, '?');
 }

@@ -206,15 +206,16 @@ export function parseConfig(files: readonly { path: string; text: string }[]): C
     values[name] = parseValue(setting, found, warnings);
     origins[name] = originOf(found);
   }
+  const regions = parseRegions(ini, warnings);
+  checkOcsp(ini, warnings);
+  checkKeys(ini, warnings);
   const config = {
     ...values,
     origins: Object.freeze(origins),
-    regions: Object.freeze(parseRegions(ini, warnings)),
+    regions: Object.freeze(regions),
     warnings: Object.freeze(warnings),
   } as unknown as Config;
   checkPortRange(config);
-  checkWithoutEffect(ini, warnings);
-  checkUnknown(ini, warnings);
   return Object.freeze(config);
 }
 
@@ -310,38 +311,48 @@ function checkPortRange(config: Config): void {
   );
 }
 
-function checkWithoutEffect(ini: Ini, warnings: string[]): void {
-  for (const { section, key, shipped, help } of settingsWithoutEffect) {
-    const found = findIniValue(ini, section, key);
-    if (found === null || found.text.toLowerCase() === shipped?.toLowerCase()) continue;
-    placeOf(section, key, found, warnings).warn(`has no effect: ${help}`);
-  }
-  const ocsp = findIniValue(ini, 'mount', ocspKey);
-  if (ocsp === null) return;
-  const place = placeOf('mount', ocspKey, ocsp, warnings);
+function checkOcsp(ini: Ini, warnings: string[]): void {
+  const found = findIniValue(ini, 'mount', ocspKey);
+  if (found === null) return;
+  const place = placeOf('mount', ocspKey, found, warnings);
   // A check that was asked for and is not made must not pass for one that was made.
-  if (parseBoolean(ocsp.text, place)) throw place.invalid('is true, but efs-agent does not check OCSP');
+  if (parseBoolean(found.text, place)) throw place.invalid('is true, but efs-agent does not check OCSP');
 }
 
-function checkUnknown(ini: Ini, warnings: string[]): void {
-  const all = [...Object.values<Setting<unknown>>(settings), ...settingsWithoutEffect];
-  const known = new Set(all.map(({ section, key }) => `${section} ${key}`)).add(`mount ${ocspKey}`);
-  const anywhere = new Set(all.map(({ key }) => key)).add(ocspKey);
-  const regional = new Set([settings.dnsNameSuffix.key, settings.caFile.key]);
-  const isKnown = (section: string, key: string) => {
-    if (section === 'DEFAULT') return anywhere.has(key);
-    if (section.startsWith(regionPrefix))
-      return isRegionName(section.slice(regionPrefix.length)) && regional.has(key);
-    return known.has(`${section} ${key}`);
-  };
+/** Says which keys that stand in the files have no effect. */
+function checkKeys(ini: Ini, warnings: string[]): void {
+  const effective = Object.values<Setting<unknown>>(settings);
+  const known = new Set([...effective.map(nameOf), `mount ${ocspKey}`]);
+  const withoutEffect = new Map(settingsWithoutEffect.map((setting) => [nameOf(setting), setting]));
+  const keys = new Set([...known, ...withoutEffect.keys()].map((name) => name.slice(name.indexOf(' ') + 1)));
   for (const [section, entries] of ini) {
     for (const [key, { raw, path, line }] of entries) {
-      if (isKnown(section, key)) continue;
       const place = placeOf(section, key, { text: raw, path, line }, warnings);
-      if (section === 'agent') throw place.invalid('is not a key of efs-agent');
-      place.warn('is not known and has no effect');
+      const unused = withoutEffect.get(nameOf({ section, key }));
+      if (unused !== undefined) {
+        if (raw.toLowerCase() !== unused.shipped?.toLowerCase()) place.warn(`has no effect: ${unused.help}`);
+      } else if (
+        section === 'DEFAULT'
+          ? !keys.has(key)
+          : !isRegional(section, key) && !known.has(nameOf({ section, key }))
+      ) {
+        if (section === 'agent') throw place.invalid('is not a key of efs-agent');
+        place.warn('is not known and has no effect');
+      }
     }
   }
+}
+
+function nameOf({ section, key }: { section: string; key: string }): string {
+  return `${section} ${key}`;
+}
+
+function isRegional(section: string, key: string): boolean {
+  return (
+    section.startsWith(regionPrefix) &&
+    isRegionName(section.slice(regionPrefix.length)) &&
+    (key === settings.dnsNameSuffix.key || key === settings.caFile.key)
+  );
 }
 
 function reference<T, S extends string | null>(

@@ -118,6 +118,7 @@ const fieldTests: { [K in keyof MountState]: (value: unknown) => boolean } = {
   environment: (value) =>
     typeof value === 'object' &&
     value !== null &&
+    !Array.isArray(value) &&
     Object.values(value).every((entry) => typeof entry === 'string'),
   createdAtMs: (value) => Number.isFinite(value),
 };

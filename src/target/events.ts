@@ -1,31 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import type { RefusalReason } from './client-certificate.ts';
-import type { Decision, Principal } from './policy.ts';
-
-/** Why a connection got no access, beyond what the policy says. */
-export type DenialReason =
-  | RefusalReason
-  | 'policy'
-  | 'file-system-unknown'
-  | 'file-system-mismatch'
-  | 'access-point-unknown'
-  | 'access-point-root-missing';
-
-/** What is known of a connection when access is decided. */
-export interface ConnectionFacts {
-  connectionId: string;
-  region: string;
-  partition: string;
-  accountId: string;
-  sourceIp: string;
-  sourcePort: number;
-  transport: 'tls' | 'tcp';
-  principal: Principal;
-  accessKeyId: string | null;
-  fileSystemId: string | null;
-  accessPointId: string | null;
-  clientInfo: readonly string[];
-}
+import { type AccessOutcome, type AccountFacts, arnsOf, type ConnectionFacts } from './access.ts';
+import type { Principal } from './policy.ts';
 
 /** One JSON object of the event stream. */
 export type TargetEvent = Record<string, unknown> & { eventName: string };
@@ -37,43 +12,48 @@ export type TargetEvent = Record<string, unknown> & { eventName: string };
  * Source: Amazon EFS user guide, "Logging Amazon EFS API calls with AWS CloudTrail".
  */
 export function newClientConnectionEvent(
-  facts: ConnectionFacts,
-  decision: Decision,
-  denial: { reason: DenialReason; detail: string } | null,
+  account: AccountFacts,
+  connection: ConnectionFacts,
+  outcome: AccessOutcome,
   nowMs: number,
 ): TargetEvent {
-  const arnOf = (rest: string) => `arn:${facts.partition}:elasticfilesystem:${facts.region}:${facts.accountId}:${rest}`;
-  const resource = (type: string, rest: string) => ({ accountId: facts.accountId, type, ARN: arnOf(rest) });
+  const arns = arnsOf(account);
+  const resource = (type: string, ARN: string) => ({ accountId: account.accountId, type, ARN });
+  const { fileSystemId, accessPointId, principal, accessKeyId, clientInfo } = outcome.subject;
+  const denied = { ClientMount: false, ClientWrite: false, ClientRootAccess: false };
   return {
     eventVersion: '1.08',
-    userIdentity: userIdentity(facts),
-    eventTime: new Date(nowMs).toISOString().replace(/\.\d+Z$/, 'Z'),
+    userIdentity: userIdentity(principal, accessKeyId),
+    eventTime: awsTime(nowMs),
     eventSource: 'elasticfilesystem.amazonaws.com',
     eventName: 'NewClientConnection',
-    awsRegion: facts.region,
+    awsRegion: account.region,
     sourceIPAddress: 'AWS Internal',
     userAgent: 'elasticfilesystem',
-    ...(denial === null ? {} : { errorCode: 'AccessDenied' }),
+    ...(outcome.kind === 'granted' ? {} : { errorCode: 'AccessDenied' }),
     requestParameters: null,
     responseElements: null,
     eventID: randomUUID(),
     readOnly: true,
     resources: [
-      ...(facts.fileSystemId === null ? [] : [resource('AWS::EFS::FileSystem', `file-system/${facts.fileSystemId}`)]),
-      ...(facts.accessPointId === null ? [] : [resource('AWS::EFS::AccessPoint', `access-point/${facts.accessPointId}`)]),
+      ...(fileSystemId === null ? [] : [resource('AWS::EFS::FileSystem', arns.fileSystem(fileSystemId))]),
+      ...(accessPointId === null ? [] : [resource('AWS::EFS::AccessPoint', arns.accessPoint(accessPointId))]),
     ],
     eventType: 'AwsServiceEvent',
     managementEvent: true,
     eventCategory: 'Management',
-    recipientAccountId: facts.accountId,
-    serviceEventDetails: { permissions: decision.permissions, sourceIpAddress: facts.sourceIp },
+    recipientAccountId: account.accountId,
+    serviceEventDetails: {
+      permissions: outcome.kind === 'granted' ? outcome.decision.permissions : denied,
+      sourceIpAddress: connection.sourceIp,
+    },
     efsAgentDetails: {
-      connectionId: facts.connectionId,
-      sourcePort: facts.sourcePort,
-      transport: facts.transport,
-      clientInfo: facts.clientInfo,
-      ...(denial === null ? {} : { reason: denial.reason, detail: denial.detail }),
-      decidedBy: decision.decidedBy,
+      connectionId: connection.connectionId,
+      sourcePort: connection.sourcePort,
+      transport: connection.transport,
+      clientInfo,
+      ...(outcome.kind === 'denied' ? { reason: outcome.reason, detail: outcome.detail } : {}),
+      ...(outcome.decision === null ? {} : { decidedBy: outcome.decision.decidedBy }),
     },
   };
 }
@@ -84,38 +64,47 @@ export function newClientConnectionEvent(
  * Units: bytes of NFS as the client sent and received them, inside TLS.
  */
 export function connectionClosedEvent(
-  closed: { connectionId: string; sourceIp: string; sourcePort: number; bytesReceived: number; bytesSent: number; failure: string | null },
+  connection: ConnectionFacts,
+  counters: { bytesReceived: number; bytesSent: number },
+  failure: string | null,
   nowMs: number,
 ): TargetEvent {
-  const { failure, ...facts } = closed;
   return {
     eventName: 'ConnectionClosed',
-    eventTime: new Date(nowMs).toISOString(),
-    ...facts,
+    eventTime: awsTime(nowMs),
+    ...connection,
+    ...counters,
     ...(failure === null ? {} : { failure }),
   };
 }
 
-function userIdentity({ principal, accessKeyId }: ConnectionFacts) {
+/** An instant as AWS writes it, in whole seconds. */
+export function awsTime(instantMs: number): string {
+  return new Date(instantMs).toISOString().replace(/\.\d+Z$/, 'Z');
+}
+
+function userIdentity(principal: Principal, accessKeyId: string | null) {
   if (principal.kind === 'anonymous') {
     return { type: 'AWSAccount', principalId: '', accountId: 'ANONYMOUS_PRINCIPAL' };
   }
-  const roleName = principal.roleArn.slice(principal.roleArn.lastIndexOf('/') + 1);
-  const sessionName = principal.sessionArn.slice(principal.sessionArn.lastIndexOf('/') + 1);
-  const principalId = principalIdOf(principal.roleArn);
+  const { accountId, roleArn, sessionArn } = principal;
+  const principalId = principalIdOf(roleArn);
+  const issuer = { type: 'Role', principalId, arn: roleArn, accountId, userName: lastPart(roleArn) };
   return {
     type: 'AssumedRole',
-    principalId: `${principalId}:${sessionName}`,
-    arn: principal.sessionArn,
-    accountId: principal.accountId,
+    principalId: `${principalId}:${lastPart(sessionArn)}`,
+    arn: sessionArn,
+    accountId,
     accessKeyId,
-    sessionContext: {
-      sessionIssuer: { type: 'Role', principalId, arn: principal.roleArn, accountId: principal.accountId, userName: roleName },
-    },
+    sessionContext: { sessionIssuer: issuer },
   };
 }
 
 /** A made-up unique id of a role, the same for the same role. */
 export function principalIdOf(roleArn: string): string {
   return `AROA${Buffer.from(roleArn).toString('hex').toUpperCase().slice(-17)}`;
+}
+
+function lastPart(arn: string): string {
+  return arn.slice(arn.lastIndexOf('/') + 1);
 }

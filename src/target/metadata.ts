@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { AgentError } from '../core/errors.ts';
 import type { CredentialIssuer, IssuedCredentials } from './credentials.ts';
-import { principalIdOf } from './events.ts';
+import { awsTime, principalIdOf } from './events.ts';
 
 /** The instance that the metadata service describes. */
 export interface InstanceDescription {
@@ -214,10 +214,6 @@ function credentialFields(issued: IssuedCredentials) {
     Token: issued.sessionToken,
     Expiration: awsTime(issued.expiresAtMs),
   };
-}
-
-function awsTime(instantMs: number): string {
-  return new Date(instantMs).toISOString().replace(/\.\d+Z$/, 'Z');
 }
 
 function json(value: unknown): Answer {

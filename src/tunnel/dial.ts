@@ -166,17 +166,28 @@ export function dialUpstream(request: DialRequest): Promise<Upstream> {
  */
 export function translateDialError(
   thrown: unknown,
-  context: { where: string; serverName: string; elapsedMs: number; certificate: tls.PeerCertificate | null; nowMs: number },
+  context: {
+    where: string;
+    serverName: string;
+    elapsedMs: number;
+    certificate: tls.PeerCertificate | null;
+    nowMs: number;
+  },
 ): AgentError {
   const { where, serverName, elapsedMs, certificate } = context;
   const code = codeOf(thrown);
   const details = { endpoint: where, serverName, elapsedMs, cause: code };
-  const say = (fault: FaultCode, message: string): AgentError => new AgentError(fault, message, details, thrown);
+  const say = (fault: FaultCode, message: string): AgentError =>
+    new AgentError(fault, message, details, thrown);
 
-  if (code === 'ECONNREFUSED') return say('target.refused', `${where} refused the connection after ${elapsedMs} ms`);
+  if (code === 'ECONNREFUSED')
+    return say('target.refused', `${where} refused the connection after ${elapsedMs} ms`);
   if (code === 'ETIMEDOUT') return say('target.silent', `${where} did not answer within ${elapsedMs} ms`);
   if (closedCodes.has(code)) {
-    return say('target.closed', `${where} closed the connection during the TLS handshake, after ${elapsedMs} ms`);
+    return say(
+      'target.closed',
+      `${where} closed the connection during the TLS handshake, after ${elapsedMs} ms`,
+    );
   }
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID') {
     return say(
@@ -185,7 +196,8 @@ export function translateDialError(
     );
   }
   if (code === 'CERT_HAS_EXPIRED' || code === 'CERT_NOT_YET_VALID') {
-    const life = certificate === null ? '' : `: it is valid from ${certificate.valid_from} to ${certificate.valid_to}`;
+    const life =
+      certificate === null ? '' : `: it is valid from ${certificate.valid_from} to ${certificate.valid_to}`;
     return say(
       'tls.expired',
       `${where} presented a certificate that ${code === 'CERT_HAS_EXPIRED' ? 'has expired' : 'is not valid yet'}${life}, ` +
@@ -194,17 +206,25 @@ export function translateDialError(
   }
   if (untrustedCodes.has(code)) {
     const issuer = certificate === null ? 'an unknown issuer' : renderName(certificate.issuer);
-    return say('tls.untrusted', `${where} presented a certificate of ${issuer}, which is not trusted (${code})`);
+    return say(
+      'tls.untrusted',
+      `${where} presented a certificate of ${issuer}, which is not trusted (${code})`,
+    );
   }
   if (code.startsWith('E') && !code.startsWith('ERR_') && code !== 'EPROTO') {
     return say('target.unreachable', `cannot reach ${where} after ${elapsedMs} ms (${code})`);
   }
-  return say('tls.failed', `the TLS handshake with ${where} failed after ${elapsedMs} ms: ${reasonOf(thrown)}`);
+  return say(
+    'tls.failed',
+    `the TLS handshake with ${where} failed after ${elapsedMs} ms: ${reasonOf(thrown)}`,
+  );
 }
 
 /** An endpoint as a person writes it: `10.1.1.6:2049`, `[fd00::6]:2049`. */
 export function renderEndpoint(endpoint: Endpoint): string {
-  return isIPv6(endpoint.address) ? `[${endpoint.address}]:${endpoint.port}` : `${endpoint.address}:${endpoint.port}`;
+  return isIPv6(endpoint.address)
+    ? `[${endpoint.address}]:${endpoint.port}`
+    : `${endpoint.address}:${endpoint.port}`;
 }
 
 interface Reader {

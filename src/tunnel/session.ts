@@ -123,7 +123,8 @@ export class Session {
       this.#local.end();
     });
     socket.on('error', (error: NodeJS.ErrnoException) => {
-      const silent = error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH' || error.code === 'ENETUNREACH';
+      const silent =
+        error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH' || error.code === 'ENETUNREACH';
       this.#end(silent ? 'upstream-unreachable' : 'upstream-reset', error);
     });
     socket.on('close', () => this.#closedLeg(socket, 'upstream-reset'));
@@ -168,7 +169,8 @@ export class Session {
     this.#firstEnd ??= 'local-end';
     if (this.#upstream !== null) this.#upstream.socket.end();
     // A port probe, or a client that has given up: there is nothing to deliver, or nobody to wait with.
-    else if (this.#earlyBytes === 0 || this.#lastFailure !== null) this.#end(this.#endWithoutUpstream(), null);
+    else if (this.#earlyBytes === 0 || this.#lastFailure !== null)
+      this.#end(this.#endWithoutUpstream(), null);
   }
 
   #endWithoutUpstream(): SessionEnd {

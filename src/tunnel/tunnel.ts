@@ -104,7 +104,11 @@ export class Tunnel {
       connect: async (signal) => this.#takeWarm() ?? (await this.#dial(signal)),
       wantEndpoints: () => this.#host.report({ kind: 'endpoints.wanted', tunnelId: this.id }),
       dialFailed: (error, again) =>
-        this.#log(again ? 'debug' : 'warn', 'upstream.failed', { sessionId, code: error.code, message: error.message }),
+        this.#log(again ? 'debug' : 'warn', 'upstream.failed', {
+          sessionId,
+          code: error.code,
+          message: error.message,
+        }),
       connected: (upstream) =>
         this.#host.report({ kind: 'session.connected', tunnelId: this.id, sessionId, upstream }),
       closed: (cause, counters, error) => this.#sessionClosed(session, sessionId, cause, counters, error),

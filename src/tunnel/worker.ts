@@ -26,7 +26,9 @@ if (process.send === undefined) {
 ignoreSignals();
 process.stdout.on('error', () => {});
 process.stderr.on('error', () => {});
-process.on('message', (message: AgentToWorker, socket: unknown) => receive(message, socket as Socket | undefined));
+process.on('message', (message: AgentToWorker, socket: unknown) =>
+  receive(message, socket as Socket | undefined),
+);
 process.on('disconnect', () => {
   for (const tunnel of tunnels.values()) tunnel.cool();
   exitWhenIdle();
@@ -92,7 +94,10 @@ function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefine
       return;
     case 'tunnel.probe':
       if (tunnel === undefined) {
-        const error = new AgentError('agent.protocol', `no tunnel ${tunnelId} is open in this worker`).toMessage();
+        const error = new AgentError(
+          'agent.protocol',
+          `no tunnel ${tunnelId} is open in this worker`,
+        ).toMessage();
         report({ kind: 'probe.failed', tunnelId, requestId: message.requestId, error });
         return;
       }
@@ -140,7 +145,10 @@ function dropPrivileges({ uid, gid }: { uid: number; gid: number }): void {
     process.getegid!() === gid &&
     groups.length === 0;
   if (!held || (uid !== 0 && canBecomeRoot())) {
-    throw new AgentError('internal', `the tunnel worker could not give up root for uid ${uid} and gid ${gid}`);
+    throw new AgentError(
+      'internal',
+      `the tunnel worker could not give up root for uid ${uid} and gid ${gid}`,
+    );
   }
 }
 

@@ -5,7 +5,7 @@ import { findIniValue, type Ini, mergeInis, parseIni } from '../../src/core/ini.
 
 const path = '/etc/x.conf';
 
-function valueOf(text: string, section: string, key: string): string | undefined {
+function textOf(text: string, section: string, key: string): string | undefined {
   return findIniValue(parseIni(text, path), section, key)?.text;
 }
 
@@ -17,40 +17,40 @@ function malformed(line: number) {
 }
 
 test('key and value are separated by the first equals sign or colon', () => {
-  expect(valueOf('[a]\nk = v', 'a', 'k')).toBe('v');
-  expect(valueOf('[a]\nk: v', 'a', 'k')).toBe('v');
-  expect(valueOf('[a]\nk = a:b=c', 'a', 'k')).toBe('a:b=c');
-  expect(valueOf('[a]\nk : a=b', 'a', 'k')).toBe('a=b');
-  expect(valueOf('[a]\nk =', 'a', 'k')).toBe('');
+  expect(textOf('[a]\nk = v', 'a', 'k')).toBe('v');
+  expect(textOf('[a]\nk: v', 'a', 'k')).toBe('v');
+  expect(textOf('[a]\nk = a:b=c', 'a', 'k')).toBe('a:b=c');
+  expect(textOf('[a]\nk : a=b', 'a', 'k')).toBe('a=b');
+  expect(textOf('[a]\nk =', 'a', 'k')).toBe('');
 });
 
 test('a comment is a whole line: what follows a value belongs to it', () => {
-  expect(valueOf('# c\n[a]\n; c\n  # c\nk = v ; not # a comment', 'a', 'k')).toBe('v ; not # a comment');
+  expect(textOf('# c\n[a]\n; c\n  # c\nk = v ; not # a comment', 'a', 'k')).toBe('v ; not # a comment');
 });
 
 test('keys ignore case and section names do not', () => {
   const text = '[Mount]\nKey = v';
 
-  expect(valueOf(text, 'Mount', 'kEY')).toBe('v');
-  expect(valueOf(text, 'mount', 'key')).toBeUndefined();
+  expect(textOf(text, 'Mount', 'kEY')).toBe('v');
+  expect(textOf(text, 'mount', 'key')).toBeUndefined();
 });
 
 test('an indented line continues the value, across comments and empty lines', () => {
-  expect(valueOf('[a]\nk = 1\n  2\n\n# c\n  3 = x\n\nj = 4', 'a', 'k')).toBe('1\n2\n\n3 = x');
+  expect(textOf('[a]\nk = 1\n  2\n\n# c\n  3 = x\n\nj = 4', 'a', 'k')).toBe('1\n2\n\n3 = x');
 });
 
 test('keys in DEFAULT are visible in every section and weaker than its own', () => {
   const text = '[DEFAULT]\nk = d\nm = d\n[a]\nk = a';
 
-  expect(valueOf(text, 'a', 'k')).toBe('a');
-  expect(valueOf(text, 'a', 'm')).toBe('d');
-  expect(valueOf(text, 'b', 'm')).toBe('d');
+  expect(textOf(text, 'a', 'k')).toBe('a');
+  expect(textOf(text, 'a', 'm')).toBe('d');
+  expect(textOf(text, 'b', 'm')).toBe('d');
 });
 
 test('names in percent signs are replaced by their values, and a double percent sign is one', () => {
   const text = '[DEFAULT]\nroot = /r\n[a]\ndir = %(ROOT)s/d\nfile = %(dir)s/100%%';
 
-  expect(valueOf(text, 'a', 'file')).toBe('/r/d/100%');
+  expect(textOf(text, 'a', 'file')).toBe('/r/d/100%');
 });
 
 test.each([
@@ -67,7 +67,7 @@ test.each([
 });
 
 test('a value with a lone percent sign hurts nobody who does not read it', () => {
-  expect(valueOf('[a]\nbad = 50%\nk = v', 'a', 'k')).toBe('v');
+  expect(textOf('[a]\nbad = 50%\nk = v', 'a', 'k')).toBe('v');
 });
 
 test.each([
@@ -82,7 +82,7 @@ test.each([
 });
 
 test('line ends of other systems and a byte order mark change nothing', () => {
-  expect(valueOf('\uFEFF[a]\r\nk = v\r\n', 'a', 'k')).toBe('v');
+  expect(textOf('\uFEFF[a]\r\nk = v\r\n', 'a', 'k')).toBe('v');
 });
 
 test('a later file replaces single keys of an earlier one', () => {

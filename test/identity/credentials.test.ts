@@ -6,7 +6,7 @@ import type { CredentialsRequest } from '../../src/core/identity-protocol.ts';
 import { type CallerContext, findCredentials } from '../../src/identity/credentials.ts';
 import { readInstance, readRoleArn } from '../../src/identity/metadata.ts';
 import {
-  findClosedEndpoint,
+  closedEndpoint as closed,
   keysJson,
   makeHome,
   plantedSecret,
@@ -17,7 +17,6 @@ import {
 } from './endpoints.ts';
 
 const unnamed: CredentialsRequest = { awsProfile: null, awsCredsUri: null };
-const closed = await findClosedEndpoint();
 
 function find(request: Partial<CredentialsRequest>, caller: Partial<CallerContext>) {
   const context = {

@@ -59,14 +59,8 @@ export async function startSilentEndpoint(): Promise<string> {
   return listen(server);
 }
 
-/** An address on which nothing listens. */
-export async function findClosedEndpoint(): Promise<string> {
-  const server = net.createServer();
-  const url = await listen(server);
-  server.close();
-  await once(server, 'close');
-  return url;
-}
+/** An address on which nothing listens. A port that was just closed would be another test's a moment later. */
+export const closedEndpoint = 'http://127.0.0.1:1';
 
 /** Keys as metadata, ECS and EKS hand them out; `id` tells the sources apart. */
 export function keysJson(id: string, expiresAtMs = Date.now() + 6 * 3_600_000): string {

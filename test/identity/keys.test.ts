@@ -46,16 +46,14 @@ test('any other text is one error that quotes nothing of it', () => {
     fc.string().map((rest) => plantedSecret + rest),
     fc.json().map((json) => `${json}${plantedSecret}`),
     fc.jsonValue().map((value) => JSON.stringify({ Code: plantedSecret, value })),
-    fc
-      .jsonValue()
-      .map((value) =>
-        JSON.stringify({
-          AccessKeyId: plantedSecret,
-          SecretAccessKey: value,
-          Token: plantedSecret,
-          Expiration: plantedSecret,
-        }),
-      ),
+    fc.jsonValue().map((value) =>
+      JSON.stringify({
+        AccessKeyId: plantedSecret,
+        SecretAccessKey: value,
+        Token: plantedSecret,
+        Expiration: plantedSecret,
+      }),
+    ),
   );
   fc.assert(
     fc.property(text, (answer) => {
@@ -70,6 +68,8 @@ test('any other text is one error that quotes nothing of it', () => {
 test('an error code is shown only if it is one short word', () => {
   expect(showCode('AccessDenied')).toBe('AccessDenied');
   fc.assert(
-    fc.property(fc.string({ unit: 'binary' }), (code) => expect(showCode(code)).toMatch(/^[\w. ]{1,64}$/)),
+    fc.property(fc.string({ unit: 'binary' }), (code) => {
+      expect(showCode(code)).toMatch(/^[\w. ]{1,64}$/);
+    }),
   );
 });

@@ -65,7 +65,8 @@ export async function openFaultWire(port: number): Promise<FaultWire> {
       carriedBytes += chunk.length;
       if (!to.writable) return;
       const step = pieceBytes ?? chunk.length;
-      for (let offset = 0; offset < chunk.length; offset += step) to.write(chunk.subarray(offset, offset + step));
+      for (let offset = 0; offset < chunk.length; offset += step)
+        to.write(chunk.subarray(offset, offset + step));
       if (!to.writableNeedDrain) return;
       from.pause();
       to.once('drain', () => {

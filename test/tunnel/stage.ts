@@ -103,6 +103,8 @@ export interface Peer {
   readonly endpoint: Endpoint;
   /** Connections whose handshake has finished, in order. */
   readonly connections: TLSSocket[];
+  /** What is under all open connections, finished or not. */
+  readonly plainSockets: ReadonlySet<Socket>;
   /** The nth finished connection, from 0. */
   connection(index: number): Promise<TLSSocket>;
   close(): Promise<void>;
@@ -128,10 +130,10 @@ export async function startPeer(
       server.emit('served');
     },
   );
-  const raw = new Set<Socket>();
+  const plainSockets = new Set<Socket>();
   server.on('connection', (socket: Socket) => {
-    raw.add(socket);
-    socket.on('close', () => raw.delete(socket)).on('error', () => {});
+    plainSockets.add(socket);
+    socket.on('close', () => plainSockets.delete(socket)).on('error', () => {});
   });
   server.on('tlsClientError', () => {});
   server.listen(port, '127.0.0.1');
@@ -141,6 +143,7 @@ export async function startPeer(
     port: bound,
     endpoint: { address: '127.0.0.1', port: bound },
     connections,
+    plainSockets,
     connection: async (index) => {
       const giveUp = AbortSignal.timeout(deadlineMs);
       while (connections.length <= index) await once(server, 'served', { signal: giveUp });
@@ -148,7 +151,7 @@ export async function startPeer(
     },
     close: async () => {
       for (const socket of connections) socket.destroy();
-      for (const socket of raw) socket.destroy();
+      for (const socket of plainSockets) socket.destroy();
       if (!server.listening) return;
       server.close();
       await once(server, 'close');
@@ -179,7 +182,9 @@ export async function read(socket: Socket, wantedBytes: number): Promise<Buffer>
   let gotBytes = 0;
   const giveUp = AbortSignal.timeout(deadlineMs);
   while (gotBytes < wantedBytes) {
-    const chunk: Buffer | null = socket.read(Math.min(wantedBytes - gotBytes, Math.max(1, socket.readableLength)));
+    const chunk: Buffer | null = socket.read(
+      Math.min(wantedBytes - gotBytes, Math.max(1, socket.readableLength)),
+    );
     if (chunk !== null) {
       chunks.push(chunk);
       gotBytes += chunk.length;
@@ -206,6 +211,10 @@ export function endOf(socket: Socket): Promise<'end' | 'reset' | 'close'> {
   });
 }
 
-export function material(rootPem: string, serverName: string, client: TlsMaterial['client'] = null): TlsMaterial {
+export function material(
+  rootPem: string,
+  serverName: string,
+  client: TlsMaterial['client'] = null,
+): TlsMaterial {
   return { trustedRootsPem: [rootPem], serverName, client };
 }
