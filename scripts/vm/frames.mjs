@@ -1,7 +1,17 @@
 // Frames between the runner on the host and the shell server in the guest, both ways on one virtio-serial
 // port: 4 bytes payload length, 1 byte kind, 4 bytes channel, payload. A channel is one command.
 
-export const kinds = { ping: 1, pong: 2, start: 3, stdin: 4, stdinEnd: 5, kill: 6, stdout: 7, stderr: 8, exit: 9 };
+export const kinds = {
+  ping: 1,
+  pong: 2,
+  start: 3,
+  stdin: 4,
+  stdinEnd: 5,
+  kill: 6,
+  stdout: 7,
+  stderr: 8,
+  exit: 9,
+};
 
 const headerBytes = 9;
 // Large writes would hold up the small frames of the other channels behind them.

@@ -9,6 +9,8 @@ const readPort = promisify(read);
 const writePort = promisify(write);
 const port = openSync(process.argv[2], 'r+');
 const commands = new Map();
+// Without systemd's own variables, which would tell a command that it is a service.
+const cleanEnvironment = { PATH: process.env['PATH'], HOME: '/root', LANG: 'C.UTF-8' };
 let lastWrite = Promise.resolve();
 
 /** Queues bytes for the host; resolves when they are written, so that a command's output waits for the port. */
@@ -24,7 +26,11 @@ function send(bytes) {
 
 function start(channel, { argv, env, cwd }) {
   // Its own process group, so that a command that ran out of time goes with its children.
-  const child = spawn(argv[0], argv.slice(1), { detached: true, cwd: cwd ?? '/root', env: { ...process.env, ...env } });
+  const child = spawn(argv[0], argv.slice(1), {
+    detached: true,
+    cwd: cwd ?? '/root',
+    env: { ...cleanEnvironment, ...env },
+  });
   commands.set(channel, child);
   let quietSinceMs = Date.now();
   let open = 2;

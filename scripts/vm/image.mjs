@@ -2,7 +2,19 @@
 // the host's node. Built once into the cache folder; the folder's name is a hash of everything it is made from.
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { access, chmod, copyFile, mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  access,
+  chmod,
+  copyFile,
+  mkdir,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  statfs,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -17,8 +29,16 @@ export const vmFolder = join(cacheFolder, 'vm');
 
 /** What differs between processors; any other one has no image. */
 const architectures = {
-  x64: { debian: 'amd64', qemu: 'qemu-system-x86', kernels: ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-amd64'] },
-  arm64: { debian: 'arm64', qemu: 'qemu-system-arm', kernels: ['linux-image-cloud-arm64', 'linux-image-virtual', 'linux-image-arm64'] },
+  x64: {
+    debian: 'amd64',
+    qemu: 'qemu-system-x86',
+    kernels: ['linux-image-cloud-amd64', 'linux-image-virtual', 'linux-image-amd64'],
+  },
+  arm64: {
+    debian: 'arm64',
+    qemu: 'qemu-system-arm',
+    kernels: ['linux-image-cloud-arm64', 'linux-image-virtual', 'linux-image-arm64'],
+  },
 };
 export const architecture = architectures[process.arch];
 
@@ -28,6 +48,8 @@ const guestPackages = [
   'iproute2 nftables procps psmisc util-linux mount netbase login',
   'ca-certificates openssl libstdc++6 strace tcpdump',
 ].flatMap((line) => line.split(' '));
+
+const neededBytes = 3 * 1024 ** 3;
 
 const guestFiles = ['frames.mjs', 'guest-shell.mjs'];
 
@@ -43,13 +65,16 @@ const maskedUnits = [
 const guestModules = ['nfs', 'nfsv4', 'tls', 'overlay', 'virtio_net', 'virtio_console', 'virtio_rng'];
 const initrdModules = ['virtio_pci', 'virtio_mmio', 'virtio_blk', 'ext4'];
 
+/** There can be no virtual machine here; the message says why. */
+export class VmUnavailable extends Error {}
+
 /**
  * Installs the distribution packages whose command is missing, and says so.
  *
- * Errors: one sentence when there is no apt-get, no root, or apt-get fails.
+ * Errors: VmUnavailable when there is no apt-get, no root, or apt-get fails.
  */
 export async function installHostPackages(say) {
-  if (architecture === undefined) throw new Error(`no virtual machine for the processor ${process.arch}: only x64 and arm64`);
+  if (architecture === undefined) throw new VmUnavailable(`no image for the processor ${process.arch}`);
   const needed = [
     [`qemu-system-${process.arch === 'x64' ? 'x86_64' : 'aarch64'}`, architecture.qemu],
     ['qemu-img', 'qemu-utils'],
@@ -61,13 +86,22 @@ export async function installHostPackages(say) {
   const missing = [];
   for (const [command, name] of needed) if ((await findCommand(command)) === undefined) missing.push(name);
   if (missing.length === 0) return;
-  if ((await findCommand('apt-get')) === undefined) throw new Error(`missing: ${missing.join(', ')}; there is no apt-get to install them with`);
-  if (process.getuid() !== 0) throw new Error(`missing: ${missing.join(', ')}; install them, or run this as root`);
-  say(`installing ${missing.join(', ')} (a virtual machine with a kernel NFS client needs them)`);
+  const names = missing.join(', ');
+  if ((await findCommand('apt-get')) === undefined)
+    throw new VmUnavailable(`${names} missing, and no apt-get to install them with`);
+  if (process.getuid() !== 0) throw new VmUnavailable(`${names} missing: install them, or run this as root`);
+  say(`installing ${names} (a virtual machine with a kernel NFS client needs them)`);
   const options = ['-o', 'DPkg::Lock::Timeout=300', '-qq'];
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  await run('apt-get', [...options, 'update'], { env });
-  await run('apt-get', [...options, 'install', '-y', '--no-install-recommends', ...missing], { env, maxBuffer: 1 << 26 });
+  const install = ['install', '-y', '--no-install-recommends', ...missing];
+  try {
+    await run('apt-get', [...options, 'update'], { env });
+    await run('apt-get', [...options, ...install], { env, maxBuffer: 1 << 26 });
+  } catch (error) {
+    throw new VmUnavailable(`apt-get cannot install ${names}: ${lastLines(error.stderr || error.message)}`, {
+      cause: error,
+    });
+  }
 }
 
 /**
@@ -84,6 +118,9 @@ export async function buildImage(say) {
   }
   const building = join(vmFolder, `.building-${process.pid}`);
   await mkdir(building, { recursive: true });
+  const { bavail, bsize } = await statfs(vmFolder);
+  if (bavail * bsize < neededBytes)
+    throw new VmUnavailable(`less than ${neededBytes / 1024 ** 3} GiB free in ${vmFolder}`);
   say('building the virtual machine image (once; one to three minutes)');
   try {
     await mkdir(join(building, 'work'));
@@ -93,12 +130,28 @@ export async function buildImage(say) {
     const root = join(building, 'root');
     const image = join(building, 'root.img');
     // Sparse; without a journal, because every run throws its writes away.
-    await run('mke2fs', ['-q', '-t', 'ext4', '-O', '^has_journal', '-m', '0', '-L', 'root', '-d', root, image, '6G']);
+    await run('mke2fs', [
+      '-q',
+      '-t',
+      'ext4',
+      '-O',
+      '^has_journal',
+      '-m',
+      '0',
+      '-L',
+      'root',
+      '-d',
+      root,
+      image,
+      '6G',
+    ]);
     await rm(root, { recursive: true });
     await rename(building, folder);
   } catch (error) {
     await rm(building, { recursive: true, force: true });
-    throw new Error(`cannot build the virtual machine image: ${lastLines(error.stderr || error.message)}`, { cause: error });
+    throw new Error(`cannot build the virtual machine image: ${lastLines(error.stderr || error.message)}`, {
+      cause: error,
+    });
   }
   return folder;
 }
@@ -107,7 +160,10 @@ export async function buildImage(say) {
 export async function imageFolder() {
   const recipe = createHash('sha256');
   for (const name of ['image.mjs', ...guestFiles]) recipe.update(await readFile(join(here, name)));
-  recipe.update(process.version).update(process.arch).update(await readFile('/etc/os-release'));
+  recipe
+    .update(process.version)
+    .update(process.arch)
+    .update(await readFile('/etc/os-release'));
   return join(vmFolder, recipe.digest('hex').slice(0, 12));
 }
 
@@ -145,11 +201,18 @@ async function installGuest(building) {
   // Proxies and the like, as the host's own apt uses them.
   await writeFile(aptOptions, (await run('apt-config', ['dump', 'Acquire'])).stdout);
   const { VERSION_CODENAME: suite } = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
-  const skipped = ['man', 'doc', 'locale', 'info', 'i18n'].map((name) => `--dpkgopt=path-exclude=/usr/share/${name}/*`);
+  const skipped = ['man', 'doc', 'locale', 'info', 'i18n'].map(
+    (name) => `--dpkgopt=path-exclude=/usr/share/${name}/*`,
+  );
   await run(
     'mmdebstrap',
     [
-      ...['--mode=root', '--variant=minbase', `--include=${guestPackages.join(',')}`, `--aptopt=${aptOptions}`],
+      ...[
+        '--mode=root',
+        '--variant=minbase',
+        `--include=${guestPackages.join(',')}`,
+        `--aptopt=${aptOptions}`,
+      ],
       ...['--aptopt=Apt::Install-Recommends "false"', ...skipped, suite ?? '', root, sources],
     ],
     { maxBuffer: 1 << 26, env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } },
@@ -172,7 +235,14 @@ async function installGuest(building) {
     await rm(join(root, name), { force: true });
     await writeFile(join(root, name), text);
   }
-  await run('chroot', [root, 'systemctl', '--quiet', 'enable', 'vm-shell.service', 'systemd-networkd.service']);
+  await run('chroot', [
+    root,
+    'systemctl',
+    '--quiet',
+    'enable',
+    'vm-shell.service',
+    'systemd-networkd.service',
+  ]);
   for (const name of maskedUnits) {
     const link = join(root, 'etc/systemd/system', name);
     await rm(link, { force: true });
@@ -246,11 +316,20 @@ async function prepareKernel(building) {
   const paths = [];
   for (const name of initrdModules) {
     // Dependencies first; a module that is built into this kernel prints "builtin".
-    const { stdout } = await run('chroot', [root, 'modprobe', '--set-version', release, '--show-depends', name]).catch(() => ({ stdout: '' }));
+    const { stdout } = await run('chroot', [
+      root,
+      'modprobe',
+      '--set-version',
+      release,
+      '--show-depends',
+      name,
+    ]).catch(() => ({ stdout: '' }));
     for (const [, path] of stdout.matchAll(/^insmod (\S+)/gm)) if (!paths.includes(path)) paths.push(path);
   }
   for (const path of paths) await copyFile(join(root, path), join(initrd, path.split('/').pop()));
-  await writeFile(join(initrd, 'init'), initScript(paths.map((path) => path.split('/').pop())), { mode: 0o755 });
+  await writeFile(join(initrd, 'init'), initScript(paths.map((path) => path.split('/').pop())), {
+    mode: 0o755,
+  });
   const list = 'cd /initrd && busybox find . | busybox cpio -o -H newc | busybox gzip -1';
   const packed = await run('chroot', [root, 'sh', '-c', list], { encoding: 'buffer', maxBuffer: 1 << 28 });
   await writeFile(join(building, 'initrd'), packed.stdout);
@@ -271,7 +350,9 @@ exec $bb switch_root /root /lib/systemd/systemd
 async function findKernelPackage() {
   for (const name of architecture.kernels) {
     const { stdout } = await run('apt-cache', ['depends', '--important', name]).catch(() => ({ stdout: '' }));
-    const images = [...stdout.matchAll(/Depends: (linux-(?:image|modules)-\d\S+)/g)].map(([, image]) => image);
+    const images = [...stdout.matchAll(/Depends: (linux-(?:image|modules)-\d\S+)/g)].map(
+      ([, image]) => image,
+    );
     if (images.length > 0) return images;
   }
   throw new Error(`the package sources have none of ${architecture.kernels.join(', ')}; try apt-get update`);
@@ -282,14 +363,19 @@ async function readAptSources() {
   const format = '$(ORIGIN)\tdeb $(REPO_URI) $(RELEASE) $(COMPONENT)';
   const { stdout } = await run('apt-get', ['indextargets', '--format', format, 'Identifier: Packages']);
   const { ID: id = '' } = parseOsRelease(await readFile('/etc/os-release', 'utf8'));
-  const lines = stdout.trim().split('\n').map((line) => line.split('\t'));
+  const lines = stdout
+    .trim()
+    .split('\n')
+    .map((line) => line.split('\t'));
   const own = lines.filter(([origin]) => origin?.toLowerCase() === id);
   const chosen = (own.length > 0 ? own : lines).map(([, line]) => line);
   return `${[...new Set(chosen)].join('\n')}\n`;
 }
 
 function parseOsRelease(text) {
-  return Object.fromEntries([...text.matchAll(/^(\w+)="?([^"\n]*)"?$/gm)].map(([, name, value]) => [name, value]));
+  return Object.fromEntries(
+    [...text.matchAll(/^(\w+)="?([^"\n]*)"?$/gm)].map(([, name, value]) => [name, value]),
+  );
 }
 
 /** Finds a command the way root's shell would, even where PATH lacks the sbin folders. */

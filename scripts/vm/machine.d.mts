@@ -35,3 +35,6 @@ export interface VmOptions {
 
 export function openVm(options?: VmOptions): Promise<Vm>;
 export function ensureVm(say?: (line: string) => void): Promise<{ folder: string; ready: string }>;
+
+/** There can be no virtual machine here: QEMU cannot be installed, no room, an unknown processor. */
+export class VmUnavailable extends Error {}

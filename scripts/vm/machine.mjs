@@ -1,14 +1,24 @@
 // Starts virtual machines from the image. A booted, idle machine is saved once; later starts map its memory
 // copy-on-write and go on from there, so that a start takes a second or two and many runs disturb nobody.
 import { execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { createHash } from 'node:crypto';
-import { mkdir, open, readFile, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { createFrameParser, encodeFrame, encodeFrames, kinds } from './frames.mjs';
-import { buildImage, exists, findCommand, imageFolder, installHostPackages, vmFolder, withLock } from './image.mjs';
+import {
+  buildImage,
+  exists,
+  findCommand,
+  imageFolder,
+  installHostPackages,
+  vmFolder,
+  withLock,
+} from './image.mjs';
+
+export { VmUnavailable } from './image.mjs';
 
 const execute = promisify(execFile);
 const memoryBytes = 2 * 1024 ** 3;
@@ -19,7 +29,13 @@ const kvmDeadlineMs = 5_000;
 const qemu =
   process.arch === 'x64'
     ? { command: 'qemu-system-x86_64', machine: 'q35', console: 'ttyS0', kvmCpu: 'host', emulatedCpu: 'max' }
-    : { command: 'qemu-system-aarch64', machine: 'virt,gic-version=3', console: 'ttyAMA0', kvmCpu: 'host', emulatedCpu: 'max' };
+    : {
+        command: 'qemu-system-aarch64',
+        machine: 'virt,gic-version=3',
+        console: 'ttyAMA0',
+        kvmCpu: 'host',
+        emulatedCpu: 'max',
+      };
 
 /**
  * Makes image and saved state unless they are there; gives the folders of both.
@@ -82,7 +98,10 @@ export async function openVm({ boot = 'restore', say = () => {} } = {}) {
       await machine.monitor('migrate-set-capabilities', ignoreShared);
       await machine.monitor('migrate-incoming', { uri: `exec:cat '${join(ready, 'devices')}'` });
       // It was saved while paused, and comes back paused.
-      await pollUntil(async () => (await machine.monitor('query-status')).status === 'paused', restoreDeadlineMs);
+      await pollUntil(
+        async () => (await machine.monitor('query-status')).status === 'paused',
+        restoreDeadlineMs,
+      );
       await machine.monitor('cont');
       await machine.ready(restoreDeadlineMs);
       // The guest's clock stands where the machine was saved.
@@ -120,7 +139,8 @@ async function saveReadyState(folder, ready, say) {
   try {
     await machine.ready(bootDeadlineMs);
     const state = await machine.run('systemctl is-system-running --wait', { timeoutMs: bootDeadlineMs });
-    if (!['running', 'degraded'].includes(state.stdout.trim())) throw new Error(`the machine came up "${state.stdout.trim()}"`);
+    if (!['running', 'degraded'].includes(state.stdout.trim()))
+      throw new Error(`the machine came up "${state.stdout.trim()}"`);
     // What every user of the machine needs is in its page cache from the start.
     await machine.run('node -e 0; mount.nfs4 -V; ss -V; ganesha.nfsd -v; sync', { timeoutMs: 60_000 });
     await machine.monitor('stop');
@@ -128,7 +148,8 @@ async function saveReadyState(folder, ready, say) {
     await machine.monitor('migrate', { uri: `exec:cat > '${join(building, 'devices')}'` });
     await pollUntil(async () => {
       const { status, 'error-desc': reason } = await machine.monitor('query-migrate');
-      if (status === 'failed' || status === 'cancelled') throw new Error(`cannot save the machine: ${reason ?? status}`);
+      if (status === 'failed' || status === 'cancelled')
+        throw new Error(`cannot save the machine: ${reason ?? status}`);
       return status === 'completed';
     }, restoreDeadlineMs);
     await machine.quit();
@@ -148,7 +169,13 @@ async function chooseAccelerator(folder, say) {
 }
 
 async function bootsWithKvm(folder) {
-  const options = { folder, accelerator: 'kvm', disk: join(folder, 'root.img'), throwAway: true, incoming: false };
+  const options = {
+    folder,
+    accelerator: 'kvm',
+    disk: join(folder, 'root.img'),
+    throwAway: true,
+    incoming: false,
+  };
   const machine = await startQemu(options).catch(() => undefined);
   if (machine === undefined) return false;
   const boots = () => machine.consoleText().includes('Linux version');
@@ -160,7 +187,8 @@ async function bootsWithKvm(folder) {
 /** Asks again every few milliseconds until the answer is yes; an error at the deadline. */
 async function pollUntil(condition, timeoutMs) {
   for (const startMs = Date.now(); !(await condition()); ) {
-    if (Date.now() - startMs > timeoutMs) throw new Error(`the emulator does not get on within ${timeoutMs} ms`);
+    if (Date.now() - startMs > timeoutMs)
+      throw new Error(`the emulator does not get on within ${timeoutMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
@@ -184,11 +212,26 @@ async function startQemu({ folder, accelerator, disk, throwAway, memoryFile, inc
   const diskFormat = disk.endsWith('.qcow2') ? 'qcow2' : 'raw';
   const argv = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-name', 'efs-agent-vm'],
-    ...['-machine', `${qemu.machine},memory-backend=ram`, '-object', memory, '-m', `${memoryBytes / 1024 ** 2}M`, '-smp', '2'],
+    ...[
+      '-machine',
+      `${qemu.machine},memory-backend=ram`,
+      '-object',
+      memory,
+      '-m',
+      `${memoryBytes / 1024 ** 2}M`,
+      '-smp',
+      '2',
+    ],
     ...['-accel', kvm ? 'kvm' : 'tcg,thread=multi', '-cpu', kvm ? qemu.kvmCpu : qemu.emulatedCpu],
     ...['-kernel', join(folder, 'vmlinuz'), '-initrd', join(folder, 'initrd')],
-    ...['-append', `console=${qemu.console} root=/dev/vda rw loglevel=4 net.ifnames=0 systemd.show_status=false`],
-    ...['-drive', `file=${disk},format=${diskFormat},if=none,id=disk,cache=unsafe,snapshot=${throwAway ? 'on' : 'off'}`],
+    ...[
+      '-append',
+      `console=${qemu.console} root=/dev/vda rw loglevel=4 net.ifnames=0 systemd.show_status=false`,
+    ],
+    ...[
+      '-drive',
+      `file=${disk},format=${diskFormat},if=none,id=disk,cache=unsafe,snapshot=${throwAway ? 'on' : 'off'}`,
+    ],
     ...['-device', 'virtio-blk-pci,drive=disk'],
     ...['-netdev', 'user,id=net', '-device', 'virtio-net-pci,netdev=net,romfile='],
     ...['-device', 'virtio-rng-pci', '-device', 'virtio-serial-pci'],
@@ -215,7 +258,8 @@ async function startQemu({ folder, accelerator, disk, throwAway, memoryFile, inc
   });
   for (const port of [shellPort, consolePort, monitorPort]) port.on('error', () => {}); // QEMU has ended: `exited` says so
 
-  const fail = (what) => new Error(`${what}\n${`${errors}\n${consoleText}`.trim().split('\n').slice(-25).join('\n')}`);
+  const fail = (what) =>
+    new Error(`${what}\n${`${errors}\n${consoleText}`.trim().split('\n').slice(-25).join('\n')}`);
   const monitor = createMonitor(monitorPort, exited, fail);
   const shell = createShell(shellPort, exited, fail);
   await monitor('qmp_capabilities');
@@ -253,7 +297,8 @@ function createMonitor(port, exited, fail) {
       const message = JSON.parse(text.slice(0, end));
       text = text.slice(end + 1);
       if ('return' in message) waiting.shift()?.resolve(message.return);
-      else if ('error' in message) waiting.shift()?.reject(fail(`the machine monitor refuses: ${message.error.desc}`));
+      else if ('error' in message)
+        waiting.shift()?.reject(fail(`the machine monitor refuses: ${message.error.desc}`));
     }
   });
   exited.then(() => {
@@ -314,7 +359,8 @@ function createShell(port, exited, fail) {
     const argv = Array.isArray(command) ? command : ['bash', '-c', command];
     const begin = async (channel) => {
       port.write(encodeFrame(kinds.start, channel, Buffer.from(JSON.stringify({ argv, env, cwd }))));
-      const chunks = typeof input === 'string' || Buffer.isBuffer(input) ? [Buffer.from(input)] : (input ?? []);
+      const chunks =
+        typeof input === 'string' || Buffer.isBuffer(input) ? [Buffer.from(input)] : (input ?? []);
       for await (const bytes of chunks) {
         if (!channels.has(channel)) return;
         for (const frame of encodeFrames(kinds.stdin, channel, bytes)) {
@@ -346,15 +392,22 @@ function createShell(port, exited, fail) {
     const from = ['-C', dirname(hostPath), '-cz', basename(hostPath)];
     const tar = spawn('tar', from, { stdio: ['ignore', 'pipe', 'inherit'] });
     const unpack = `mkdir -p "$(dirname "$1")" && cd "$(dirname "$1")" && t=$(mktemp -d .copy.XXXXXX) && tar -xzC "$t" --no-same-owner && rm -rf "$1" && mv "$t"/* "$1" && rmdir "$t"`;
-    const { code, stderr } = await run(['bash', '-c', unpack, 'copy', guestPath], { timeoutMs, input: tar.stdout });
+    const { code, stderr } = await run(['bash', '-c', unpack, 'copy', guestPath], {
+      timeoutMs,
+      input: tar.stdout,
+    });
     if (code !== 0) throw new Error(`cannot copy ${hostPath} into the virtual machine: ${stderr}`);
   };
 
   /** Copies a file or folder out of the guest; `hostPath` is the copy's own name here. */
   const copyOut = async (guestPath, hostPath, { timeoutMs = 120_000 } = {}) => {
-    const tar = spawn('tar', ['-x', '--no-same-owner', '-C', dirname(hostPath), `--transform=s|^[^/]*|${basename(hostPath)}|`], {
-      stdio: ['pipe', 'ignore', 'inherit'],
-    });
+    const tar = spawn(
+      'tar',
+      ['-x', '--no-same-owner', '-C', dirname(hostPath), `--transform=s|^[^/]*|${basename(hostPath)}|`],
+      {
+        stdio: ['pipe', 'ignore', 'inherit'],
+      },
+    );
     const ended = once(tar, 'exit');
     const pack = ['tar', '-C', dirname(guestPath), '-c', basename(guestPath)];
     let errors = '';
@@ -367,7 +420,8 @@ function createShell(port, exited, fail) {
     });
     tar.stdin.end();
     const [status] = await ended;
-    if (code !== 0 || status !== 0) throw new Error(`cannot copy ${guestPath} out of the virtual machine: ${errors}`);
+    if (code !== 0 || status !== 0)
+      throw new Error(`cannot copy ${guestPath} out of the virtual machine: ${errors}`);
   };
 
   return { ready, stream, run, copyIn, copyOut };

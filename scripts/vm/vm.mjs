@@ -59,7 +59,11 @@ async function shell(vm) {
   process.stdin.setRawMode(true);
   try {
     const size = `stty rows ${process.stdout.rows ?? 24} cols ${process.stdout.columns ?? 80}`;
-    return (await attach(vm, ['script', '-qec', `${size}; exec bash -l`, '/dev/null'], { TERM: process.env['TERM'] ?? 'linux' })).code;
+    return (
+      await attach(vm, ['script', '-qec', `${size}; exec bash -l`, '/dev/null'], {
+        TERM: process.env['TERM'] ?? 'linux',
+      })
+    ).code;
   } finally {
     process.stdin.setRawMode(false);
   }

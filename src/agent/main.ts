@@ -58,6 +58,7 @@ async function main(): Promise<void> {
   process.on('SIGINT', () => void leave('SIGINT'));
   process.on('SIGHUP', () => {});
   if (onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.list().length > 0, leave);
+  log('info', 'agent.ready');
   await notifySystemd('READY=1');
 }
 

@@ -1,7 +1,7 @@
 import type { Config } from '../core/config.ts';
 import { configuredCaFile, configuredSuffix } from '../core/config.ts';
 import type { AgentStatus, MountRetry } from '../core/control-protocol.ts';
-import { parseFileSystemName, planDnsName, tlsServerName } from '../core/endpoint.ts';
+import { isRegionName, parseFileSystemName, planDnsName, tlsServerName } from '../core/endpoint.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { formatMountState, type MountState, parseMountState } from '../core/mount-state.ts';
@@ -137,7 +137,10 @@ export function createMounts(ports: MountsPorts): Mounts {
       environment['AWS_DEFAULT_REGION'] ??
       config.region ??
       inName;
-    if (given !== null) return given;
+    if (given !== null) {
+      if (isRegionName(given)) return given;
+      throw new AgentError('region.malformed', `"${given}" is not the name of a region`, { region: given });
+    }
     try {
       const caller = { environment, metadataEndpoint: config.metadataEndpoint };
       return (await ports.identities.instance(caller)).region;

@@ -26,6 +26,10 @@ const commands: Record<string, { describe: string; load: (caller: Caller) => Pro
     describe: 'run the agent in the foreground',
     load: async (caller) => untyped((await import('./agent.ts')).createAgentCommand(caller)),
   },
+  target: {
+    describe: 'run a local mount target, to try things without AWS',
+    load: async () => untyped((await import('./target.ts')).targetCommand),
+  },
 };
 
 /** Runs `efs-agent` and gives its exit status. Errors: none; they are explained on stderr. */
@@ -83,7 +87,6 @@ function createParser() {
     .usage('$0 <command>\n\nMounts Amazon EFS file systems through its own TLS tunnel. See efs-agent(8).')
     .parserConfiguration({
       'boolean-negation': false,
-      'camel-case-expansion': false,
       'dot-notation': false,
       'duplicate-arguments-array': true,
       'parse-numbers': false,

@@ -19,7 +19,7 @@ const connectPauseMs = 20;
 const systemctlTimeoutMs = 30_000;
 
 /** Variables an agent that we start keeps; above all no `AWS_*`: one caller's identity is not another's. */
-const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_RUNTIME_DIR', 'EFS_AGENT_CONFIG', 'EFS_AGENT_LOG_LEVEL'];
+const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_RUNTIME_DIR', 'EFS_AGENT_CONFIG'];
 
 /**
  * Connects to the agent and starts it if it does not run: through systemd where that has our unit, else itself.
@@ -146,6 +146,7 @@ function readFrom(file: number, start: number): string {
   return bytes.toString('utf8', 0, readSync(file, bytes, 0, bytes.length, start));
 }
 
+/** The last line that is no continuation: our own errors end with an indented hint. */
 function lastLineOf(text: string): string {
-  return text.trimEnd().split('\n').at(-1)?.trim() ?? '';
+  return text.split('\n').findLast((line) => /^\S/.test(line))?.trim() ?? '';
 }

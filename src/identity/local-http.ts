@@ -1,5 +1,4 @@
 import http from 'node:http';
-import https from 'node:https';
 
 /** What an endpoint on this host or link answered. `reason` is one phrase for a person; it never quotes the answer. */
 export type LocalAnswer =
@@ -54,9 +53,10 @@ async function attempt(
   }
 }
 
-function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal) {
+async function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal) {
+  // TLS is rare here, and loading it would be a tenth of the start-up.
+  const { request } = url.protocol === 'https:' ? await import('node:https') : http;
   return new Promise<{ status: number; body: string }>((resolve, reject) => {
-    const { request } = url.protocol === 'https:' ? https : http;
     // A fresh agent, because the global one may be set to use the proxy of the environment.
     const asked = request(url, { method, headers, signal, agent: false }, (response) => {
       const chunks: Buffer[] = [];

@@ -73,7 +73,12 @@ function adoptEnvironment({
   metadataEndpoint,
 }: Extract<AgentToIdentity, { kind: 'start' }>): void {
   for (const name of Object.keys(process.env)) if (name.startsWith('AWS_')) delete process.env[name];
-  Object.assign(process.env, environment, { HOME: home, AWS_EC2_METADATA_V1_DISABLED: 'true' });
+  Object.assign(process.env, environment, {
+    HOME: home,
+    AWS_EC2_METADATA_V1_DISABLED: 'true',
+    // Which Node runs us is the package's business; the warning would stand in the log of every mount.
+    AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true',
+  });
   if (metadataEndpoint !== null) process.env['AWS_EC2_METADATA_SERVICE_ENDPOINT'] = metadataEndpoint;
 }
 

@@ -22,7 +22,11 @@ export function openAccessPointRoot(accessPoint: AccessPoint, fileSystemDirector
   const top = realpathSync(fileSystemDirectory);
   const wanted = join(top, accessPoint.path);
   try {
-    if (accessPoint.createMode !== null && accessPoint.user !== null && isInside(nearestExisting(wanted), top)) {
+    if (
+      accessPoint.createMode !== null &&
+      accessPoint.user !== null &&
+      isInside(nearestExisting(wanted), top)
+    ) {
       makeDirectory(wanted, accessPoint.user, accessPoint.createMode);
     }
     const found = realpathSync(wanted);

@@ -36,8 +36,20 @@ export type DenialReason =
   | 'access-point-root-missing';
 
 export type AccessOutcome =
-  | { kind: 'granted'; subject: AccessSubject; fileSystemId: string; accessPoint: AccessPoint | null; decision: Decision }
-  | { kind: 'denied'; subject: AccessSubject; reason: DenialReason; detail: string; decision: Decision | null };
+  | {
+      kind: 'granted';
+      subject: AccessSubject;
+      fileSystemId: string;
+      accessPoint: AccessPoint | null;
+      decision: Decision;
+    }
+  | {
+      kind: 'denied';
+      subject: AccessSubject;
+      reason: DenialReason;
+      detail: string;
+      decision: Decision | null;
+    };
 
 export interface AccessQuestion {
   connection: ConnectionFacts;
@@ -88,7 +100,10 @@ export function decideAccess(question: AccessQuestion): AccessOutcome {
 
   if (verdict?.kind === 'refused') return deny(verdict.reason, verdict.detail);
   if (named.some((id) => id !== fileSystemId)) {
-    return deny('file-system-mismatch', `certificate, server name and address name different file systems: ${named.join(', ')}`);
+    return deny(
+      'file-system-mismatch',
+      `certificate, server name and address name different file systems: ${named.join(', ')}`,
+    );
   }
   if (fileSystemId === null || !question.fileSystemIds.includes(fileSystemId)) {
     return deny('file-system-unknown', `there is no file system ${fileSystemId ?? '(none was named)'} here`);
@@ -125,7 +140,9 @@ function fileSystemOf(serverName: string | null, { region, dnsSuffix }: AccountF
   const tail = `.efs.${region}.${dnsSuffix}`;
   const name = serverName.toLowerCase();
   // A name with a zone before the id leads to the same file system.
-  return name.endsWith(tail) ? (/^(?:[a-z0-9-]+\.)?(fs-[0-9a-f]+)$/.exec(name.slice(0, -tail.length))?.[1] ?? null) : null;
+  return name.endsWith(tail)
+    ? (/^(?:[a-z0-9-]+\.)?(fs-[0-9a-f]+)$/.exec(name.slice(0, -tail.length))?.[1] ?? null)
+    : null;
 }
 
 function explainMountDenial(decidedBy: DecidedBy, principal: Principal): string {

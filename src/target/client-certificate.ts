@@ -108,7 +108,8 @@ function check(der: Uint8Array, context: CheckContext): CertificateVerdict {
   if (!Buffer.from(extensions.keyIdentifier).equals(keyHash)) {
     throw new Refusal('key-hash-mismatch', 'the subject key identifier is not the SHA-1 of the public key');
   }
-  if (context.nowMs < certificate.notBeforeMs) throw new Refusal('not-yet-valid', 'the certificate is not valid yet');
+  if (context.nowMs < certificate.notBeforeMs)
+    throw new Refusal('not-yet-valid', 'the certificate is not valid yet');
   if (context.nowMs > certificate.notAfterMs) throw new Refusal('expired', 'the certificate has expired');
 
   const { fileSystemId, accessPointId, clientInfo, signature } = extensions;
@@ -129,7 +130,8 @@ function parseCertificate(der: Uint8Array) {
     malformed,
   );
   const isV3 = hexOf(version) === 'a003020102';
-  if (!isV3 || !(serial instanceof asn1.Integer) || rest.length > 0) throw malformed('not an X.509 version 3 certificate');
+  if (!isV3 || !(serial instanceof asn1.Integer) || rest.length > 0)
+    throw malformed('not an X.509 version 3 certificate');
   if (hexOf(issuer) !== hexOf(subject)) throw malformed('issuer and subject differ');
   const [notBefore, notAfter] = childrenOf(validity, asn1.Sequence, malformed);
   const [extensions] = isContext(extensionBlock, 3) ? extensionBlock.valueBlock.value : [];
@@ -149,7 +151,9 @@ function checkSelfSignature(der: Uint8Array, algorithms: string[]): Buffer {
     const certificate = new X509Certificate(der);
     const publicKey = certificate.publicKey;
     if (publicKey.asymmetricKeyType === 'rsa' && certificate.verify(publicKey)) {
-      return createHash('sha1').update(publicKey.export({ type: 'pkcs1', format: 'der' })).digest();
+      return createHash('sha1')
+        .update(publicKey.export({ type: 'pkcs1', format: 'der' }))
+        .digest();
     }
   } catch (thrown) {
     throw new Refusal('certificate-malformed', thrown instanceof Error ? thrown.message : String(thrown));
@@ -199,16 +203,24 @@ function parseExtensions(blocks: asn1.AsnType[]): Extensions {
 function parseSignatureExtension(element: asn1.AsnType, malformed: Malformed): SignatureExtension {
   const [accessKeyId, signature, signedAt, tagged, ...more] = childrenOf(element, asn1.Sequence, malformed);
   const signatureHex = Buffer.from(octetsOf(signature, malformed)).toString('latin1');
-  if (!/^[0-9a-f]{64}$/.test(signatureHex)) throw malformed('the signature is not 64 lower-case hexadecimal characters');
-  if (!(signedAt instanceof asn1.UTCTime) || signedAt instanceof asn1.GeneralizedTime) throw malformed('the signing time is not a UTCTime');
+  if (!/^[0-9a-f]{64}$/.test(signatureHex))
+    throw malformed('the signature is not 64 lower-case hexadecimal characters');
+  if (!(signedAt instanceof asn1.UTCTime) || signedAt instanceof asn1.GeneralizedTime)
+    throw malformed('the signing time is not a UTCTime');
   let sessionToken: string | null = null;
   if (tagged !== undefined) {
     const [inner, ...others] = isContext(tagged, 0) ? tagged.valueBlock.value : [];
     sessionToken = textOf(inner, malformed);
-    if (sessionToken === '' || others.length > 0) throw malformed('the session token is empty or more than one');
+    if (sessionToken === '' || others.length > 0)
+      throw malformed('the session token is empty or more than one');
   }
   if (more.length > 0) throw malformed('it has more than four parts');
-  return { accessKeyId: textOf(accessKeyId, malformed), signatureHex, signedAtMs: parseTime(signedAt, malformed), sessionToken };
+  return {
+    accessKeyId: textOf(accessKeyId, malformed),
+    signatureHex,
+    signedAtMs: parseTime(signedAt, malformed),
+    sessionToken,
+  };
 }
 
 function checkSignature(
@@ -227,14 +239,26 @@ function checkSignature(
     throw new Refusal('credentials-expired', 'the credentials of this access key have expired');
   }
   if (credentials.sessionToken !== null && signature.sessionToken === null) {
-    throw new Refusal('session-token-missing', 'the credentials have a session token, the certificate has none');
+    throw new Refusal(
+      'session-token-missing',
+      'the credentials have a session token, the certificate has none',
+    );
   }
   if (!sameSecret(credentials.sessionToken ?? '', signature.sessionToken ?? '')) {
     throw new Refusal('session-token-mismatch', 'the session token is not the one of this access key');
   }
-  const expected = expectedSignature(signature, credentials.secretAccessKey, keyHashHex, fileSystemId, context.region);
+  const expected = expectedSignature(
+    signature,
+    credentials.secretAccessKey,
+    keyHashHex,
+    fileSystemId,
+    context.region,
+  );
   if (!sameSecret(expected, signature.signatureHex)) {
-    throw new Refusal('signature-mismatch', 'the signature is not by this access key over this key, file system and region');
+    throw new Refusal(
+      'signature-mismatch',
+      'the signature is not by this access key over this key, file system and region',
+    );
   }
   return credentials;
 }
@@ -256,12 +280,19 @@ function expectedSignature(
     `X-Amz-Credential=${percentEncode([signature.accessKeyId, ...scope].join('/'))}`,
     `X-Amz-Date=${instant}`,
     'X-Amz-Expires=86400',
-    ...(signature.sessionToken === null ? [] : [`X-Amz-Security-Token=${percentEncode(signature.sessionToken)}`]),
+    ...(signature.sessionToken === null
+      ? []
+      : [`X-Amz-Security-Token=${percentEncode(signature.sessionToken)}`]),
     'X-Amz-SignedHeaders=host',
   ];
-  const canonicalRequest = ['GET', '/', query.join('&'), `host:${fileSystemId}`, 'host', sha256Hex('')].join('\n');
+  const canonicalRequest = ['GET', '/', query.join('&'), `host:${fileSystemId}`, 'host', sha256Hex('')].join(
+    '\n',
+  );
   const toSign = ['AWS4-HMAC-SHA256', instant, scope.join('/'), sha256Hex(canonicalRequest)].join('\n');
-  const signingKey = scope.reduce<Buffer>((key, part) => hmac(key, part), Buffer.from(`AWS4${secretAccessKey}`));
+  const signingKey = scope.reduce<Buffer>(
+    (key, part) => hmac(key, part),
+    Buffer.from(`AWS4${secretAccessKey}`),
+  );
   return hmac(signingKey, toSign).toString('hex');
 }
 
@@ -269,7 +300,9 @@ function percentEncode(text: string): string {
   return Array.from(Buffer.from(text), (byte) => {
     const character = String.fromCharCode(byte);
     if (character === ' ') return '+';
-    return /[A-Za-z0-9_.~-]/.test(character) ? character : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`;
+    return /[A-Za-z0-9_.~-]/.test(character)
+      ? character
+      : `%${byte.toString(16).toUpperCase().padStart(2, '0')}`;
   }).join('');
 }
 
@@ -311,7 +344,9 @@ function childrenOf(
 }
 
 function isContext(element: asn1.AsnType | undefined, tag: number): element is asn1.Constructed {
-  return element instanceof asn1.Constructed && element.idBlock.tagClass === 3 && element.idBlock.tagNumber === tag;
+  return (
+    element instanceof asn1.Constructed && element.idBlock.tagClass === 3 && element.idBlock.tagNumber === tag
+  );
 }
 
 function textOf(element: asn1.AsnType | undefined, malformed: Malformed): string {
@@ -345,7 +380,10 @@ function parseTime(element: asn1.AsnType | undefined, malformed: Malformed): num
   const text = Buffer.from(element.valueBeforeDecodeView.subarray(2)).toString('latin1');
   const digits = element instanceof asn1.GeneralizedTime ? text : `${text < '5' ? '20' : '19'}${text}`;
   const parts = /^(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z$/.exec(digits);
-  const instant = parts === null ? Number.NaN : Date.parse(`${parts[1]}-${parts[2]}-${parts[3]}T${parts[4]}:${parts[5]}:${parts[6]}Z`);
+  const instant =
+    parts === null
+      ? Number.NaN
+      : Date.parse(`${parts[1]}-${parts[2]}-${parts[3]}T${parts[4]}:${parts[5]}:${parts[6]}Z`);
   if (Number.isNaN(instant)) throw malformed('a time is not in the form of DER');
   return instant;
 }

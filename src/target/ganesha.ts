@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { accessSync, constants, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentError } from '../core/errors.ts';
@@ -43,7 +43,8 @@ const permissionSets: readonly (BackendAccess & { clientAddress: string })[] = [
 
 /** The loopback address from which a connection to a backend has exactly this access. */
 export function clientAddressFor(access: BackendAccess): string {
-  return permissionSets.find(({ write, root }) => write === access.write && root === access.root)!.clientAddress;
+  return permissionSets.find(({ write, root }) => write === access.write && root === access.root)!
+    .clientAddress;
 }
 
 /**
@@ -61,9 +62,13 @@ export function findGanesha(searchPath: string): string {
       // Not in this directory.
     }
   }
-  throw new AgentError('nfs.program-missing', `${program}, the NFS server behind the mount target, is not installed`, {
-    hint: 'Install NFS-Ganesha: the packages nfs-ganesha and nfs-ganesha-vfs on Debian, Ubuntu and Fedora.',
-  });
+  throw new AgentError(
+    'nfs.program-missing',
+    `${program}, the NFS server behind the mount target, is not installed`,
+    {
+      hint: 'Install NFS-Ganesha: the packages nfs-ganesha and nfs-ganesha-vfs on Debian, Ubuntu and Fedora.',
+    },
+  );
 }
 
 /**
@@ -72,7 +77,11 @@ export function findGanesha(searchPath: string): string {
  * The server ends with this process, however this process ends.
  * Errors: `nfs.failed` with the last words of its log.
  */
-export async function openBackend(ganesha: string, root: BackendRoot, stateDirectory: string): Promise<Backend> {
+export async function openBackend(
+  ganesha: string,
+  root: BackendRoot,
+  stateDirectory: string,
+): Promise<Backend> {
   const directory = join(stateDirectory, 'ganesha', root.name);
   const logFile = join(directory, 'log');
   mkdirSync(join(directory, 'recovery'), { recursive: true });
@@ -85,14 +94,28 @@ export async function openBackend(ganesha: string, root: BackendRoot, stateDirec
     if (await isAnswering(backend)) return backend;
     await backend.close();
   }
-  throw new AgentError('nfs.failed', `${program} does not start for ${root.directory}: ${lastWords(logFile)}`, {
-    root: root.name,
-    hint: `Read ${logFile}.`,
-  });
+  throw new AgentError(
+    'nfs.failed',
+    `${program} does not start for ${root.directory}: ${lastWords(logFile)}`,
+    {
+      root: root.name,
+      hint: `Read ${logFile}.`,
+    },
+  );
 }
 
 function startProcess(ganesha: string, directory: string, logFile: string, port: number): Backend {
-  const args = ['-F', '-f', join(directory, 'conf'), '-L', logFile, '-p', join(directory, 'pid'), '-N', 'NIV_EVENT'];
+  const args = [
+    '-F',
+    '-f',
+    join(directory, 'conf'),
+    '-L',
+    logFile,
+    '-p',
+    join(directory, 'pid'),
+    '-N',
+    'NIV_EVENT',
+  ];
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', ganesha, ...args], {
     stdio: 'ignore',
     // A session of its own: Ctrl-C in a terminal must reach the mount target first.
@@ -218,9 +241,14 @@ ${clients.join('\n')}
 }
 
 function squashOf(user: BackendRoot['user'], access: BackendAccess) {
-  if (user === null) return { squash: access.root ? 'No_Root_Squash' : 'Root_Squash', uid: nobody, gid: nobody };
+  if (user === null)
+    return { squash: access.root ? 'No_Root_Squash' : 'Root_Squash', uid: nobody, gid: nobody };
   const isRefusedRoot = user.uid === 0 && !access.root;
-  return { squash: 'All_Squash', uid: isRefusedRoot ? nobody : user.uid, gid: isRefusedRoot ? nobody : user.gid };
+  return {
+    squash: 'All_Squash',
+    uid: isRefusedRoot ? nobody : user.uid,
+    gid: isRefusedRoot ? nobody : user.gid,
+  };
 }
 
 function lastWords(logFile: string): string {

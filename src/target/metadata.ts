@@ -63,7 +63,11 @@ export async function openMetadataService(options: MetadataOptions): Promise<Met
         new AgentError(
           'port.taken',
           `cannot listen for metadata requests on ${options.address}:${options.port}: ${cause.message}`,
-          { address: options.address, port: options.port, hint: 'Choose another address or port with --metadata.' },
+          {
+            address: options.address,
+            port: options.port,
+            hint: 'Choose another address or port with --metadata.',
+          },
           cause,
         ),
       ),
@@ -81,7 +85,11 @@ export async function openMetadataService(options: MetadataOptions): Promise<Met
   };
 }
 
-async function answer(request: IncomingMessage, options: MetadataOptions, tokens: Map<string, number>): Promise<Answer> {
+async function answer(
+  request: IncomingMessage,
+  options: MetadataOptions,
+  tokens: Map<string, number>,
+): Promise<Answer> {
   const path = (request.url ?? '/').replace(/\?.*$/, '');
   if (path === '/') return answerSts(request, await readBody(request), options);
   const ecsSession = /^\/v2\/credentials\/([\w+=,.@-]{2,64})$/.exec(path);
@@ -139,7 +147,12 @@ function answerMetadata(path: string, { instance, issuer }: MetadataOptions): An
   }
   if (name === `meta-data/iam/security-credentials/${instance.roleName}`) {
     const issued = issuer.issue(instance.instanceId);
-    return json({ Code: 'Success', LastUpdated: awsTime(issued.issuedAtMs), Type: 'AWS-HMAC', ...credentialFields(issued) });
+    return json({
+      Code: 'Success',
+      LastUpdated: awsTime(issued.issuedAtMs),
+      Type: 'AWS-HMAC',
+      ...credentialFields(issued),
+    });
   }
   return plain(404, 'Not Found');
 }
@@ -203,7 +216,9 @@ function identityDocument(instance: InstanceDescription) {
 /** `us-east-1` -> `use1-az1`, `ap-southeast-2` -> `apse2-az1`: the service's abbreviations. */
 function zoneIdOf(region: string): string {
   const [area = '', ...words] = region.split('-');
-  const short = words.map((word) => (word.match(/north|south|east|west|\d+|^./g) ?? []).map((part) => (/\d/.test(part) ? part : part[0])));
+  const short = words.map((word) =>
+    (word.match(/north|south|east|west|\d+|^./g) ?? []).map((part) => (/\d/.test(part) ? part : part[0])),
+  );
   return `${area}${short.flat().join('')}-az1`;
 }
 

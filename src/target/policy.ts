@@ -57,7 +57,10 @@ interface Statement {
   conditions: readonly Condition[];
 }
 
-type PrincipalPattern = { kind: 'everyone' } | { kind: 'account'; accountId: string } | { kind: 'arn'; arn: string };
+type PrincipalPattern =
+  | { kind: 'everyone' }
+  | { kind: 'account'; accountId: string }
+  | { kind: 'arn'; arn: string };
 
 interface Condition {
   key: ConditionKey;
@@ -76,8 +79,10 @@ interface Operator {
 const anyText = () => null;
 const arnText = (pattern: string) =>
   pattern === '*' || pattern.split(':').length >= 6 ? null : 'is not an ARN of six parts';
-const booleanText = (pattern: string) => (/^(true|false)$/i.test(pattern) ? null : 'is neither true nor false');
-const addressText = (pattern: string) => (parseNetwork(pattern) === null ? 'is not an address or network' : null);
+const booleanText = (pattern: string) =>
+  /^(true|false)$/i.test(pattern) ? null : 'is neither true nor false';
+const addressText = (pattern: string) =>
+  parseNetwork(pattern) === null ? 'is not an address or network' : null;
 
 const same = (value: string, pattern: string) => value === pattern;
 const sameIgnoringCase = (value: string, pattern: string) => value.toLowerCase() === pattern.toLowerCase();
@@ -100,7 +105,8 @@ const operators: Readonly<Record<string, Operator>> = {
 
 /** The keys that hold for NFS clients; names compare without regard to case. Null = not in this request. */
 const conditionKeys = {
-  'elasticfilesystem:accessedviamounttarget': (request: AccessRequest) => String(request.accessedViaMountTarget),
+  'elasticfilesystem:accessedviamounttarget': (request: AccessRequest) =>
+    String(request.accessedViaMountTarget),
   'elasticfilesystem:accesspointarn': (request: AccessRequest) => request.accessPointArn,
   'aws:securetransport': (request: AccessRequest) => String(request.secureTransport),
   'aws:principalarn': (request: AccessRequest) =>
@@ -151,7 +157,12 @@ export function parsePolicy(text: string): Policy {
     document = JSON.parse(text);
   } catch (thrown) {
     const why = thrown instanceof Error ? thrown.message : String(thrown);
-    throw new AgentError('config.malformed', `the file-system policy is not JSON: ${why}`, { hint: policyHint }, thrown);
+    throw new AgentError(
+      'config.malformed',
+      `the file-system policy is not JSON: ${why}`,
+      { hint: policyHint },
+      thrown,
+    );
   }
   const fields = objectOf(document, 'the policy');
   onlyKeys(fields, ['Version', 'Id', 'Statement'], 'the policy');
@@ -182,7 +193,9 @@ function decideAction(policy: Policy | null, request: AccessRequest, action: Cli
 
 function applies(statement: Statement, request: AccessRequest, action: ClientAction): boolean {
   const fullAction = `elasticfilesystem:${action}`.toLowerCase();
-  const named = statement.actions.patterns.some((pattern) => matchesWildcards(fullAction, pattern.toLowerCase()));
+  const named = statement.actions.patterns.some((pattern) =>
+    matchesWildcards(fullAction, pattern.toLowerCase()),
+  );
   return (
     named !== statement.actions.negated &&
     statement.principals.some((pattern) => isPrincipal(request.principal, pattern)) &&
@@ -202,7 +215,10 @@ function holds(condition: Condition, request: AccessRequest): boolean {
   const value = conditionKeys[condition.key](request);
   // IAM: a key that the request does not have fails a condition, satisfies a negated one, and satisfies …IfExists.
   if (value === null) return condition.ifExists || condition.operator.negated;
-  return condition.values.some((pattern) => condition.operator.matches(value, pattern)) !== condition.operator.negated;
+  return (
+    condition.values.some((pattern) => condition.operator.matches(value, pattern)) !==
+    condition.operator.negated
+  );
 }
 
 function parseStatement(value: unknown, index: number): Statement {
@@ -212,7 +228,8 @@ function parseStatement(value: unknown, index: number): Statement {
     ['NotPrincipal', 'Principal, with a condition on aws:PrincipalArn'],
     ['NotResource', 'Resource'],
   ] as const) {
-    if (fields[negation] !== undefined) throw invalid(`${place}: ${negation} is not supported; use ${instead}`);
+    if (fields[negation] !== undefined)
+      throw invalid(`${place}: ${negation} is not supported; use ${instead}`);
   }
   onlyKeys(fields, ['Sid', 'Effect', 'Principal', 'Action', 'NotAction', 'Resource', 'Condition'], place);
   const { Sid: sid, Effect: effect, Action: action, NotAction: notAction, Resource: resource } = fields;
@@ -226,7 +243,9 @@ function parseStatement(value: unknown, index: number): Statement {
   const patterns = textsOf(action ?? notAction, `${place}: ${action === undefined ? 'NotAction' : 'Action'}`);
   for (const pattern of patterns) {
     if (pattern !== '*' && !/^[a-z0-9-]+:[A-Za-z0-9*?]+$/i.test(pattern)) {
-      throw invalid(`${place}: ${show(pattern)} is not an action; write for example "elasticfilesystem:ClientMount"`);
+      throw invalid(
+        `${place}: ${show(pattern)} is not an action; write for example "elasticfilesystem:ClientMount"`,
+      );
     }
   }
   return {
@@ -256,10 +275,14 @@ function parsePrincipal(text: string, place: string): PrincipalPattern {
   const account = /^(?:arn:aws[a-z-]*:iam::(\d{12}):root|(\d{12}))$/.exec(text);
   if (account !== null) return { kind: 'account', accountId: (account[1] ?? account[2])! };
   if (/[*?]/.test(text)) {
-    throw invalid(`${place}: Principal ${show(text)}: IAM knows no wildcard inside a principal; use aws:PrincipalArn`);
+    throw invalid(
+      `${place}: Principal ${show(text)}: IAM knows no wildcard inside a principal; use aws:PrincipalArn`,
+    );
   }
   if (!/^arn:aws[a-z-]*:(iam|sts)::\d{12}:[a-z-]+\/\S+$/.test(text)) {
-    throw invalid(`${place}: Principal ${show(text)} is neither "*", an account nor the ARN of a role or user`);
+    throw invalid(
+      `${place}: Principal ${show(text)} is neither "*", an account nor the ARN of a role or user`,
+    );
   }
   return { kind: 'arn', arn: text };
 }
@@ -267,7 +290,8 @@ function parsePrincipal(text: string, place: string): PrincipalPattern {
 function parseResources(value: unknown, place: string): string[] {
   const resources = textsOf(value, `${place}: Resource`);
   for (const resource of resources) {
-    if (arnText(resource) !== null) throw invalid(`${place}: Resource ${show(resource)} is neither "*" nor an ARN`);
+    if (arnText(resource) !== null)
+      throw invalid(`${place}: Resource ${show(resource)} is neither "*" nor an ARN`);
   }
   return resources;
 }
@@ -278,14 +302,18 @@ function parseConditions(value: unknown, place: string): Condition[] {
     const ifExists = operatorName.endsWith('IfExists');
     const baseName = ifExists ? operatorName.slice(0, -'IfExists'.length) : operatorName;
     if (!Object.hasOwn(operators, baseName)) {
-      throw invalid(`${place}: condition operator ${show(operatorName)} is unknown; known: ${Object.keys(operators).join(', ')}`);
+      throw invalid(
+        `${place}: condition operator ${show(operatorName)} is unknown; known: ${Object.keys(operators).join(', ')}`,
+      );
     }
     const operator = operators[baseName]!;
     return Object.entries(objectOf(block, `${place}: Condition ${operatorName}`)).map(([keyName, wanted]) => {
       const where = `${place}: ${operatorName} ${show(keyName)}`;
       const key = keyName.toLowerCase();
       if (!isConditionKey(key)) {
-        throw invalid(`${where}: this key does not hold for NFS clients; known: ${Object.keys(conditionKeys).join(', ')}`);
+        throw invalid(
+          `${where}: this key does not hold for NFS clients; known: ${Object.keys(conditionKeys).join(', ')}`,
+        );
       }
       const values = (Array.isArray(wanted) ? wanted : [wanted]).map((one: unknown) =>
         typeof one === 'boolean' ? String(one) : textOf(one, where),
@@ -305,13 +333,15 @@ function isConditionKey(key: string): key is ConditionKey {
 }
 
 function objectOf(value: unknown, what: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(`${what} is not a JSON object`);
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw invalid(`${what} is not a JSON object`);
   return value as Record<string, unknown>;
 }
 
 function onlyKeys(fields: Record<string, unknown>, known: readonly string[], what: string): void {
   const unknownKey = Object.keys(fields).find((key) => !known.includes(key));
-  if (unknownKey !== undefined) throw invalid(`${what} has an unknown element ${show(unknownKey)}; known: ${known.join(', ')}`);
+  if (unknownKey !== undefined)
+    throw invalid(`${what} has an unknown element ${show(unknownKey)}; known: ${known.join(', ')}`);
 }
 
 function textsOf(value: unknown, what: string): string[] {
@@ -332,7 +362,9 @@ function show(value: unknown): string {
 }
 
 function invalid(why: string): AgentError {
-  return new AgentError('config.invalid', `the file-system policy is not valid: ${why}`, { hint: policyHint });
+  return new AgentError('config.invalid', `the file-system policy is not valid: ${why}`, {
+    hint: policyHint,
+  });
 }
 
 /** `*` = any characters, `?` = exactly one. */
@@ -346,7 +378,10 @@ function matchesWildcards(value: string, pattern: string): boolean {
     if (pattern[patternAt] === '*') {
       starAt = patternAt++;
       retryAt = at;
-    } else if (patternAt < pattern.length && (pattern[patternAt] === '?' || pattern[patternAt] === value[at])) {
+    } else if (
+      patternAt < pattern.length &&
+      (pattern[patternAt] === '?' || pattern[patternAt] === value[at])
+    ) {
       at++;
       patternAt++;
     } else if (starAt >= 0) {
@@ -365,7 +400,10 @@ function matchesArn(value: string, pattern: string): boolean {
   if (pattern === '*') return true;
   const values = arnParts(value);
   const patterns = arnParts(pattern);
-  return values.length === patterns.length && values.every((part, index) => matchesWildcards(part, patterns[index]!));
+  return (
+    values.length === patterns.length &&
+    values.every((part, index) => matchesWildcards(part, patterns[index]!))
+  );
 }
 
 function arnParts(arn: string): string[] {

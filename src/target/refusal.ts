@@ -3,7 +3,12 @@ const maxRecordBytes = 65_536;
 
 const nfs = { program: 100_003, version: 4, highestMinorVersion: 1 } as const;
 const procedures = { null: 0, compound: 1 } as const;
-const acceptStatus = { success: 0, programUnavailable: 1, programMismatch: 2, procedureUnavailable: 3 } as const;
+const acceptStatus = {
+  success: 0,
+  programUnavailable: 1,
+  programMismatch: 2,
+  procedureUnavailable: 3,
+} as const;
 const authTooWeak = 5;
 const minorVersionMismatch = 10_021;
 

@@ -1,4 +1,11 @@
-import { createPrivateKey, generateKeyPairSync, type KeyObject, randomBytes, sign, X509Certificate } from 'node:crypto';
+import {
+  createPrivateKey,
+  generateKeyPairSync,
+  type KeyObject,
+  randomBytes,
+  sign,
+  X509Certificate,
+} from 'node:crypto';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as asn1 from 'asn1js';
@@ -30,7 +37,12 @@ const caName = 'efs-agent target CA';
  *
  * Source: RFC 5280; the names a real mount target presents: specification of the tunnel, 2.2.
  */
-export function openServerIdentity(stateDirectory: string, region: string, dnsSuffix: string, nowMs: number): ServerIdentity {
+export function openServerIdentity(
+  stateDirectory: string,
+  region: string,
+  dnsSuffix: string,
+  nowMs: number,
+): ServerIdentity {
   const caFile = join(stateDirectory, 'ca.pem');
   const keyFile = join(stateDirectory, 'ca-key.pem');
   const ca = readAuthority(caFile, keyFile, nowMs) ?? makeAuthority(caFile, keyFile, nowMs);
@@ -44,7 +56,11 @@ export function openServerIdentity(stateDirectory: string, region: string, dnsSu
     lifeMs: 365 * dayMs,
     extensions: [
       extension(oids.basicConstraints, true, new asn1.Sequence()),
-      extension(oids.extendedKeyUsage, false, sequence(new asn1.ObjectIdentifier({ value: oids.serverAuth }))),
+      extension(
+        oids.extendedKeyUsage,
+        false,
+        sequence(new asn1.ObjectIdentifier({ value: oids.serverAuth })),
+      ),
       extension(
         oids.subjectAltName,
         false,
@@ -52,7 +68,11 @@ export function openServerIdentity(stateDirectory: string, region: string, dnsSu
       ),
     ],
   });
-  return { caFile, certificatePem, privateKeyPem: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString() };
+  return {
+    caFile,
+    certificatePem,
+    privateKeyPem: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
+  };
 }
 
 /** The authority's key, if the directory holds a key and a certificate that fit together and last a while. */
@@ -129,7 +149,9 @@ function nameOf(commonName: string): asn1.Sequence {
 
 function timeOf(instantMs: number): asn1.UTCTime {
   const valueDate = new Date(instantMs);
-  return valueDate.getUTCFullYear() < 2050 ? new asn1.UTCTime({ valueDate }) : new asn1.GeneralizedTime({ valueDate });
+  return valueDate.getUTCFullYear() < 2050
+    ? new asn1.UTCTime({ valueDate })
+    : new asn1.GeneralizedTime({ valueDate });
 }
 
 function extension(oid: string, critical: boolean, value: asn1.AsnType): asn1.Sequence {

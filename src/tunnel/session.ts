@@ -71,7 +71,7 @@ export class Session {
     local.setNoDelay(true);
     local.setKeepAlive(true, keepAliveMs);
     local.on('data', (chunk: Buffer) => this.#sendUp(chunk));
-    local.on('end', () => this.#localEnded());
+    local.on('end', () => afterEnd(local, () => this.#localEnded()));
     local.on('error', (error) => this.#end('local-reset', error));
     local.on('close', () => this.#closedLeg(local, 'local-reset'));
     void this.#dial();
@@ -117,11 +117,7 @@ export class Session {
       return;
     }
     this.#upstream = upstream;
-    socket.on('end', () => {
-      this.#firstEnd ??= 'upstream-end';
-      this.#gatherer.flush();
-      this.#local.end();
-    });
+    socket.on('end', () => this.#upstreamEnded());
     socket.on('error', (error: NodeJS.ErrnoException) => {
       const silent =
         error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH' || error.code === 'ENETUNREACH';
@@ -166,11 +162,18 @@ export class Session {
   }
 
   #localEnded(): void {
+    if (this.#over) return;
     this.#firstEnd ??= 'local-end';
     if (this.#upstream !== null) this.#upstream.socket.end();
     // A port probe, or a client that has given up: there is nothing to deliver, or nobody to wait with.
     else if (this.#earlyBytes === 0 || this.#lastFailure !== null)
       this.#end(this.#endWithoutUpstream(), null);
+  }
+
+  #upstreamEnded(): void {
+    this.#firstEnd ??= 'upstream-end';
+    this.#gatherer.flush();
+    this.#local.end();
   }
 
   #endWithoutUpstream(): SessionEnd {
@@ -200,6 +203,23 @@ export class Session {
     this.#down.close();
     this.#host.closed(cause, this.counters, error === null ? null : codeOf(error));
   }
+}
+
+const nothing = Buffer.alloc(0);
+
+/**
+ * Calls `ended` unless the socket that has ended was in fact reset; then its 'error' event follows.
+ *
+ * libuv reports a reset that arrives together with data as end-of-stream. Writing nothing makes the
+ * kernel say which it was. A write that is waiting already will say so itself. (On the TLS side node drops
+ * that answer; there the NFS client sees an end, which makes it reconnect as well.)
+ */
+function afterEnd(socket: Socket, ended: () => void): void {
+  if (!socket.writable || socket.writableLength > 0) ended();
+  else
+    socket.write(nothing, (error) => {
+      if (error === null || error === undefined) ended();
+    });
 }
 
 function codeOf(error: NodeJS.ErrnoException): string {

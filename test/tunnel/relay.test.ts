@@ -181,9 +181,22 @@ test('a reset from the NFS client ends the TLS session within one second', async
 
   client.resetAndDestroy();
 
-  await expect.poll(() => upstream.readableEnded, { timeout: 1_000 }).toBe(true);
+  await expect.poll(() => upstream.readableEnded || upstream.destroyed, { timeout: 1_000 }).toBe(true);
   expect(await scene.worker.hears('session.closed')).toMatchObject({ cause: 'local-reset' });
   expect((await scene.worker.totals()).tunnels[0]).toMatchObject({ sessions: 0 });
+});
+
+test('a reset from the NFS client that arrives together with its last bytes is still seen as a reset', async () => {
+  const scene = await startTunnel({ serve: silent });
+  const { client } = await openSession(scene);
+  await scene.worker.hears('session.connected');
+
+  scene.worker.child.kill('SIGSTOP');
+  client.write('x', () => client.resetAndDestroy());
+  await once(client, 'close');
+  scene.worker.child.kill('SIGCONT');
+
+  expect(await scene.worker.hears('session.closed')).toMatchObject({ sessionId: 1, cause: 'local-reset' });
 });
 
 test('a reset of the TLS connection resets the NFS client at once, so that the kernel reconnects', async () => {

@@ -339,6 +339,7 @@ test('SIGTERM ends the worker at once; SIGHUP, SIGINT and SIGPIPE do not', async
   const worker = await start();
   const peer = await open();
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
+  await worker.hears('ready');
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGPIPE'] as const) {
     worker.child.kill(signal);
     client.write('x');
