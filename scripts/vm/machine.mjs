@@ -31,7 +31,7 @@ const qemu =
     ? { command: 'qemu-system-x86_64', machine: 'q35', console: 'ttyS0', kvmCpu: 'host', emulatedCpu: 'max' }
     : {
         command: 'qemu-system-aarch64',
-        machine: 'virt,gic-version=3',
+        machine: 'virt,gic-version=max',
         console: 'ttyAMA0',
         kvmCpu: 'host',
         emulatedCpu: 'max',

@@ -1,4 +1,4 @@
-import yargs, { type CommandModule } from 'yargs';
+import yargs, { type Argv, type CommandModule } from 'yargs';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import { version } from '../core/version.ts';
 import type { Caller } from '../helper/caller.ts';
@@ -66,13 +66,14 @@ function parseCommandLine(argv: readonly string[], given: LoadedCommand | null, 
         ...module,
         describe,
         handler: (parsed) => {
+          refuseRepeated(parsed, parser);
           run = () => module.handler(parsed as never);
         },
       });
     }
   }
   try {
-    parser.parse([...argv], {}, (_error: unknown, _parsed: unknown, output: string) => {
+    parser.parse(argv.flatMap(splitAttachedOptions), {}, (_error: unknown, _parsed: unknown, output: string) => {
       shown = output;
     });
   } catch (thrown) {
@@ -101,6 +102,18 @@ function createParser() {
     .demandCommand(1, 1, 'give a command', 'give one command')
     .exitProcess(false)
     .fail(false);
+}
+
+/** `-otls`, as mount(8) reads it; yargs would take it for four flags. */
+function splitAttachedOptions(word: string): string[] {
+  return /^-o[^=]/.test(word) ? ['-o', word.slice(2)] : [word];
+}
+
+/** Which of two values holds is nothing to guess. Errors: `usage`. */
+function refuseRepeated(parsed: Record<string, unknown>, parser: Argv): void {
+  const { array } = (parser as unknown as { getOptions(): { array: string[] } }).getOptions();
+  const repeated = Object.keys(parsed).find((name) => /^[a-z-]+$/.test(name) && Array.isArray(parsed[name]) && !array.includes(name));
+  if (repeated !== undefined) throw new AgentError('usage', `give --${repeated} only once`);
 }
 
 function untyped<T>(command: CommandModule<object, T>): CommandModule<object, never> {

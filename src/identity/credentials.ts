@@ -267,8 +267,11 @@ function isTrusted({ protocol, hostname }: URL): boolean {
 function checkUnexpired(credentials: Credentials, nowMs: number): Credentials {
   const { expiresAtMs } = credentials.keys;
   if (expiresAtMs === null || expiresAtMs > nowMs) return credentials;
-  const when = new Date(expiresAtMs).toISOString();
-  throw new AgentError('credentials.failed', `the credentials of ${credentials.source} expired at ${when}`);
+  const [expired, now] = [expiresAtMs, nowMs].map((ms) => new Date(ms).toISOString());
+  throw new AgentError(
+    'credentials.failed',
+    `the credentials of ${credentials.source} expired at ${expired}, and the clock of this machine says ${now}`,
+  );
 }
 
 /** Only our own texts are shown: a foreign one may quote a secret. */

@@ -46,26 +46,27 @@ export function createIdentity(
       start.metadataEndpoint ?? environment['AWS_EC2_METADATA_SERVICE_ENDPOINT'] ?? defaultMetadataEndpoint,
     containerEndpoint: start.containerEndpoint ?? defaultContainerEndpoint,
   };
-  const found = new Map<string, { credentials: Promise<Credentials>; isFresh: () => boolean }>();
+  const found = new Map<string, { credentials: Promise<Credentials>; freshUntilMs: number }>();
 
   function credentialsOf(request: CredentialsRequest, place: StsPlace): Promise<Credentials> {
     const key = JSON.stringify([request.awsProfile, request.awsCredsUri]);
     const kept = found.get(key);
-    if (kept?.isFresh()) return kept.credentials;
-    let isFresh = () => true;
-    const credentials = findCredentials(request, context, place, now());
-    found.set(key, { credentials, isFresh: () => isFresh() });
-    credentials.then(
+    if (kept && now() < kept.freshUntilMs) return kept.credentials;
+    const asked = {
+      credentials: findCredentials(request, context, place, now()),
+      freshUntilMs: Number.POSITIVE_INFINITY,
+    };
+    found.set(key, asked);
+    asked.credentials.then(
       ({ keys }) => {
         // Keys without expiry come from files, which are cheap to read and may be edited.
-        const freshUntilMs = keys.expiresAtMs === null ? 0 : keys.expiresAtMs - renewBeforeExpiryMs;
-        isFresh = () => now() < freshUntilMs;
+        asked.freshUntilMs = (keys.expiresAtMs ?? 0) - renewBeforeExpiryMs;
       },
       () => {
-        isFresh = () => false;
+        asked.freshUntilMs = 0;
       },
     );
-    return credentials;
+    return asked.credentials;
   }
 
   return {

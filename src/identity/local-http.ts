@@ -1,4 +1,5 @@
 import http from 'node:http';
+import { setTimeout } from 'node:timers/promises';
 
 /** What an endpoint on this host or link answered. `reason` is one phrase for a person; it never quotes the answer. */
 export type LocalAnswer =
@@ -14,6 +15,7 @@ export interface LocalRequest {
 }
 
 const attemptMs = 1_000;
+const retryPauseMs = 100;
 const answerBytes = 65_536;
 
 /**
@@ -23,7 +25,9 @@ const answerBytes = 65_536;
  */
 export async function askLocal(url: URL, request: LocalRequest = {}): Promise<LocalAnswer> {
   const first = await attempt(url, request);
-  return first.mayPass && !request.budget?.aborted ? (await attempt(url, request)).answer : first.answer;
+  if (!first.mayPass) return first.answer;
+  await setTimeout(retryPauseMs);
+  return request.budget?.aborted ? first.answer : (await attempt(url, request)).answer;
 }
 
 /** An address as it may be shown: without user information and query, which may be secret. */

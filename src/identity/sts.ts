@@ -118,6 +118,20 @@ export function translateSdkError(thrown: unknown, asked: string): AgentError {
   return new AgentError('credentials.failed', `${asked} gave no usable answer ${reason}`, {}, thrown);
 }
 
+/**
+ * The address of STS: the one the caller's environment names, else `sts.<region>.<suffix>`.
+ *
+ * Errors: none. Source: specification 4.3; AWS SDKs and Tools reference guide, "Service-specific endpoints".
+ */
+export function locateSts({ region, dnsSuffix, environment }: StsPlace): string {
+  const fips = environment['AWS_USE_FIPS_ENDPOINT']?.toLowerCase() === 'true' ? '-fips' : '';
+  return (
+    environment['AWS_ENDPOINT_URL_STS'] ??
+    environment['AWS_ENDPOINT_URL'] ??
+    `https://sts${fips}.${region}.${stsSuffixes[dnsSuffix] ?? dnsSuffix}`
+  );
+}
+
 function configure(place: StsPlace, budgetMs: number) {
   return {
     region: place.region,
@@ -128,15 +142,6 @@ function configure(place: StsPlace, budgetMs: number) {
     maxAttempts: 2,
     requestHandler: { connectionTimeout: budgetMs / 2, requestTimeout: budgetMs },
   };
-}
-
-function locateSts({ region, dnsSuffix, environment }: StsPlace): string {
-  const fips = environment['AWS_USE_FIPS_ENDPOINT']?.toLowerCase() === 'true' ? '-fips' : '';
-  return (
-    environment['AWS_ENDPOINT_URL_STS'] ??
-    environment['AWS_ENDPOINT_URL'] ??
-    `https://sts${fips}.${region}.${stsSuffixes[dnsSuffix] ?? dnsSuffix}`
-  );
 }
 
 function showSts(place: StsPlace): string {

@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 import { planDelayMs } from '../core/backoff.ts';
 import { type AgentError, asAgentError } from '../core/errors.ts';
 import type { SessionCounters, SessionEnd, UpstreamFacts } from '../core/worker-protocol.ts';
@@ -47,7 +48,6 @@ export class Session {
   /** What the NFS client sent before there was an upstream. */
   #early: Buffer[] = [];
   #earlyBytes = 0;
-  #retry: NodeJS.Timeout | undefined;
   #lastFailure: AgentError | null = null;
   #firstEnd: SessionEnd | null = null;
   #bytesUp = 0;
@@ -102,10 +102,9 @@ export class Session {
           return;
         }
         this.#host.wantEndpoints();
-        await new Promise<void>((resolve) => {
-          this.#dialling.signal.addEventListener('abort', () => resolve(), { once: true });
-          this.#retry = setTimeout(resolve, planDelayMs(attempt, this.#host.random()));
-        });
+        const delayMs = planDelayMs(attempt, this.#host.random());
+        // An abort is no failure: the loop sees that the session is over.
+        await wait(delayMs, undefined, { signal: this.#dialling.signal }).catch(() => {});
       }
     }
   }
@@ -191,7 +190,6 @@ export class Session {
   #end(cause: SessionEnd, error: Error | null): void {
     if (this.#over) return;
     this.#over = true;
-    clearTimeout(this.#retry);
     this.#dialling.abort();
     if (!this.#local.destroyed) {
       if (cause === 'local-end') this.#local.destroy();

@@ -1,4 +1,5 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { AgentError } from '../../src/core/errors.ts';
@@ -12,6 +13,7 @@ import {
   plantedSecret,
   startEndpoint,
   startMetadata,
+  startRawEndpoint,
   startSilentEndpoint,
   startSts,
 } from './endpoints.ts';
@@ -356,6 +358,59 @@ test('a missing profile and one without a secret name the profile and the files,
     );
     expect(error.message).toContain(`under named profile [${awsProfile}]`);
   }
+});
+
+test('a default profile with an access key and no secret is an error, not a reason to take the instance role', async () => {
+  const metadata = await startMetadata();
+  const home = makeHome({ credentials: '[default]\naws_access_key_id = AKIAHALF\n' });
+
+  const error = await failureOf({}, { home, metadataEndpoint: metadata.url });
+
+  expect(error).toMatchObject({
+    code: 'credentials.profile-missing',
+    message: expect.stringContaining('[default]'),
+  });
+  expect(metadata.asked).toHaveLength(0);
+});
+
+test('a silent ECS endpoint is given up within about two seconds', async () => {
+  const containerEndpoint = await startSilentEndpoint();
+  const startedMs = performance.now();
+
+  const error = await failureOf({ awsCredsUri: '/v2/option' }, { containerEndpoint });
+
+  expect(performance.now() - startedMs).toBeLessThan(3_500);
+  expect(error).toMatchObject({
+    code: 'credentials.failed',
+    message: expect.stringContaining('no answer within 1000 ms'),
+  });
+});
+
+test.each([
+  ['is no HTTP', (socket: Socket) => void socket.end(`${plantedSecret}\r\n\r\n`), 'no answer: HPE_'],
+  ['is a reset', (socket: Socket) => void socket.resetAndDestroy(), 'no answer: ECONNRESET'],
+  [
+    'ends in the middle',
+    (socket: Socket) => void socket.end('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{'),
+    'no answer: ECONNRESET',
+  ],
+] as const)('an answer that %s is named', async (_, answer, phrase) => {
+  const containerEndpoint = await startRawEndpoint(answer);
+
+  const error = await failureOf({ awsCredsUri: '/v2/option' }, { containerEndpoint });
+
+  expect(error).toMatchObject({ code: 'credentials.failed', message: expect.stringContaining(phrase) });
+});
+
+test('an endless answer is cut off', async () => {
+  const ecs = await startEndpoint((_, response) => {
+    response.on('drain', () => response.write('x'.repeat(65_536)));
+    response.write('x'.repeat(1_000_000));
+  });
+
+  const error = await failureOf({ awsCredsUri: '/v2/option' }, { containerEndpoint: ecs.url });
+
+  expect(error.message).toContain('the answer is too long');
 });
 
 test('a credentials file that cannot be read is named', async () => {

@@ -46,11 +46,17 @@ export async function startEndpoint(
 }
 
 /** A server that accepts connections and never says a word. */
-export async function startSilentEndpoint(): Promise<string> {
+export function startSilentEndpoint(): Promise<string> {
+  return startRawEndpoint(() => undefined);
+}
+
+/** A TCP server that does as it is told once a request has come. */
+export async function startRawEndpoint(answer: (socket: net.Socket) => void): Promise<string> {
   const sockets = new Set<net.Socket>();
   const server = net.createServer((socket) => {
     sockets.add(socket);
     socket.on('error', () => undefined);
+    socket.once('data', () => answer(socket));
   });
   onTestFinished(() => {
     for (const socket of sockets) socket.destroy();

@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { build } from 'esbuild';
@@ -175,6 +175,18 @@ test('credentials with less than five minutes left, and failures, are not kept',
   expect(replyOf(await ask(certificate())).identity?.accessKeyId).toBe('ASIASOONOVER');
   answers[role] = keysJson('ASIANEW');
   expect(replyOf(await ask(certificate())).identity?.accessKeyId).toBe('ASIANEW');
+});
+
+test('an edited key of a profile counts at once', async () => {
+  const home = staticHome();
+  const { ask } = await forkIdentity({ home });
+
+  expect(replyOf(await ask(certificate())).identity?.accessKeyId).toBe('AKIADEFAULT');
+  writeFileSync(
+    join(home, '.aws/credentials'),
+    '[default]\naws_access_key_id = AKIAEDITED\naws_secret_access_key = s\n',
+  );
+  expect(replyOf(await ask(certificate())).identity?.accessKeyId).toBe('AKIAEDITED');
 });
 
 test("the caller's environment and home count, and the agent's own do not", async () => {

@@ -8,8 +8,8 @@ beforeAll(async () => {
 afterAll(() => vm?.close());
 
 const ganesha = `
-NFS_CORE_PARAM { NFS_Port = 20490; Protocols = 4; Bind_addr = 127.0.0.1; NSM_Use_Caller_Name = false; }
-NFSv4 { Grace_Period = 0; Lease_Lifetime = 10; Minor_Versions = 1; }
+NFS_CORE_PARAM { NFS_Port = 20490; Protocols = 4; Bind_addr = 127.0.0.1; Enable_UDP = false; Enable_RQUOTA = false; Enable_NLM = false; }
+NFSv4 { Graceless = true; Minor_Versions = 1; }
 EXPORT { Export_Id = 1; Path = /srv/export; Pseudo = /; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; FSAL { Name = VFS; } }
 `;
 

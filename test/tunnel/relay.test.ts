@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { Socket } from 'node:net';
-import type { TLSSocket } from 'node:tls';
+import type { SecureVersion, TLSSocket } from 'node:tls';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { buildBundle, removeBundle } from '../support/bundle.ts';
@@ -43,12 +43,12 @@ interface Scene {
 }
 
 async function startTunnel(
-  options: { serve?: (socket: TLSSocket) => void; budgetBytes?: number } = {},
+  options: { serve?: (socket: TLSSocket) => void; maxVersion?: SecureVersion; budgetBytes?: number } = {},
 ): Promise<Scene> {
-  const { serve, ...workerOptions } = options;
-  const peer = await startPeer(certificate, serve === undefined ? {} : { serve });
+  const { budgetBytes = 64 * mebibyte, ...peerOptions } = options;
+  const peer = await startPeer(certificate, peerOptions);
   const wire = await openFaultWire(peer.port);
-  const worker = await startWorker(bundle, workerOptions);
+  const worker = await startWorker(bundle, { budgetBytes });
   undo.push(worker.stop, peer.close, wire.close);
   worker.tell({
     kind: 'tunnel.open',
@@ -164,6 +164,20 @@ test('when the mount target ends its side, the NFS client sees the end and can s
   expect(closed).toMatchObject({ cause: 'upstream-end', bytesUp: 10, bytesDown: 7 });
 });
 
+test.each(['TLSv1.2', 'TLSv1.3'] as const)(
+  'what a %s mount target sends at once is not lost',
+  async (version) => {
+    const scene = await startTunnel({
+      maxVersion: version,
+      serve: (socket) => void socket.write('early word'),
+    });
+
+    const client = await connectTo(scene.port);
+
+    expect((await read(client, 10)).toString()).toBe('early word');
+  },
+);
+
 test('a FIN of the wire without a TLS goodbye reaches the NFS client as the end', async () => {
   const scene = await startTunnel({ serve: silent });
   const { client } = await openSession(scene);
@@ -184,6 +198,8 @@ test('a reset from the NFS client ends the TLS session within one second', async
   await expect.poll(() => upstream.readableEnded || upstream.destroyed, { timeout: 1_000 }).toBe(true);
   expect(await scene.worker.hears('session.closed')).toMatchObject({ cause: 'local-reset' });
   expect((await scene.worker.totals()).tunnels[0]).toMatchObject({ sessions: 0 });
+  upstream.end();
+  await expect.poll(() => scene.wire.open()).toBe(0);
 });
 
 test('a reset from the NFS client that arrives together with its last bytes is still seen as a reset', async () => {
@@ -260,6 +276,7 @@ test('a mount target that does not read makes the NFS client wait, and the worke
   const { client } = await openSession(scene);
   const block = Buffer.alloc(mebibyte, 1);
 
+  scene.wire.stopReading('dialler');
   for (let count = 0; count < 64; count++) client.write(block);
   const most = await holdsAtMost(scene.worker);
 

@@ -1,0 +1,254 @@
+// ./check: proves this checkout, from a fresh clone on a fresh Debian-family machine. Node built-ins only:
+// it runs before anything is installed.
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, dirname, join, resolve } from 'node:path';
+import {
+  findLeftProcesses,
+  installPackages,
+  modulesAreCurrent,
+  nodeLines,
+  readMountPoints,
+} from './check-host.mjs';
+import { listFiles, listShellScripts } from './check-tree.mjs';
+
+const usage = 'usage: ./check [--fast]\n  --fast  leave out the virtual machine and the other Node lines\n';
+const logFolder = resolve('out/check');
+const nodesFolder = resolve('out/node');
+const ownNode = { path: process.execPath, version: process.versions.node };
+const minuteMs = 60_000;
+/** No process of ours may outlive the run; agents and identity processes leave by themselves within seconds. */
+const settleMs = 15_000;
+
+const words = process.argv.slice(2);
+if (words.includes('--help') || words.some((word) => word !== '--fast')) {
+  process.stdout.write(usage);
+  process.exit(words.includes('--help') ? 0 : 1);
+}
+const fast = words.includes('--fast');
+const mark = `EFS_AGENT_CHECK=${randomUUID()}`;
+const startedMs = performance.now();
+const temporary = mkdtempSync(join(tmpdir(), 'efs-check-'));
+chmodSync(temporary, 0o1777);
+const environment = { ...process.env, TMPDIR: temporary, EFS_AGENT_CHECK: mark.split('=')[1], NO_COLOR: '1' };
+delete environment.FORCE_COLOR;
+
+const results = [];
+const counts = { passed: 0, failed: 0, skipped: [] };
+let running = null;
+
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, () => {
+    endRunning();
+    rmSync(temporary, { recursive: true, force: true });
+    process.exit(1);
+  });
+}
+
+rmSync(logFolder, { recursive: true, force: true });
+mkdirSync(logFolder, { recursive: true });
+const mountsBefore = readMountPoints();
+
+say(
+  `check: Node ${process.versions.node}, logs in out/check${fast ? ', without virtual machine and other Node lines' : ''}`,
+);
+const hasPackages = await runStep('packages', () => installPackages(say));
+const hasModules = await runStep('npm ci', installModules);
+if (hasPackages && hasModules) await checkAll();
+await runStep('nothing left', checkNothingLeft);
+rmSync(temporary, { recursive: true, force: true });
+report();
+
+async function checkAll() {
+  await runStep('format', () => command(['node_modules/.bin/biome', 'format', '.']));
+  await runStep('lint', () =>
+    command(['node_modules/.bin/biome', 'check', '--formatter-enabled=false', '.']),
+  );
+  await runStep('unused code', () => command(['node_modules/.bin/knip']));
+  await runStep('types', () => command(['node_modules/.bin/tsc', '-p', '.']));
+  await runStep('shell scripts', () => command(['shellcheck', ...listShellScripts()]));
+  await runStep('man pages', () => command(['mandoc', '-T', 'lint', '-W', 'warning', ...listManPages()]));
+  await runStep('no traces', () => command([process.execPath, 'scripts/check-tree.mjs']));
+  await runStep('build', () => command([process.execPath, 'scripts/build.mjs']));
+  await runStep('bundles', () => command([process.execPath, 'scripts/check-bundles.mjs']));
+  await runStep('tests', () => runTests('fast', ownNode, 10 * minuteMs));
+  if (fast) return;
+  for (const version of nodeLines) {
+    if (major(version) === major(ownNode.version)) continue;
+    await runStep(`tests, Node ${major(version)}`, async () => {
+      const node = { path: await installNode(version), version };
+      await command([node.path, 'scripts/check-bundles.mjs'], { node });
+      return runTests('fast', node, 10 * minuteMs);
+    });
+  }
+  const hasVm = await runStep('virtual machine', () =>
+    command(['scripts/vm/vm', 'build'], { deadlineMs: 12 * minuteMs }),
+  );
+  if (hasVm) await runStep('kernel tests', () => runTests('kernel', ownNode, 20 * minuteMs));
+}
+
+/** Runs one step, prints its line, and says whether it held. */
+async function runStep(name, step) {
+  const stepStartedMs = performance.now();
+  let note = '';
+  let failure = null;
+  running = {
+    name,
+    child: null,
+    log: join(logFolder, `${name.toLowerCase().replace(/[^a-z0-9]+/g, '-')}.log`),
+  };
+  try {
+    note = (await step()) ?? '';
+  } catch (error) {
+    failure = error;
+    if (!error.counted) counts.failed += 1;
+  }
+  const seconds = ((performance.now() - stepStartedMs) / 1000).toFixed(1);
+  say(`${failure ? 'FAIL' : 'ok  '}  ${name.padEnd(16)} ${seconds.padStart(6)} s${note ? `  ${note}` : ''}`);
+  if (failure) {
+    if (existsSync(running.log)) process.stdout.write(`${readFileSync(running.log, 'utf8').trimEnd()}\n`);
+    say(`      ${name}: ${failure.message}`);
+  }
+  results.push({ name, failed: failure !== null });
+  return failure === null;
+}
+
+/**
+ * Runs a program of the step to its end, its output in the step's log.
+ *
+ * Errors: when it ends with another status than 0, or not in time; then its whole process group is killed.
+ */
+function command([file, ...args], { deadlineMs = 5 * minuteMs, node = ownNode, extra = {} } = {}) {
+  const log = openSync(running.log, 'a');
+  const env = { ...environment, PATH: `${dirname(node.path)}${delimiter}${process.env.PATH}`, ...extra };
+  return new Promise((done, fail) => {
+    const child = spawn(file, args, { env, stdio: ['ignore', log, log], detached: true });
+    closeSync(log);
+    running.child = child;
+    let late = false;
+    const timer = setTimeout(() => {
+      late = true;
+      endRunning();
+    }, deadlineMs);
+    child.once('error', (error) => fail(error));
+    child.once('exit', (status, signal) => {
+      clearTimeout(timer);
+      running.child = null;
+      if (status === 0) done();
+      else if (late) fail(new Error(`not done within ${deadlineMs / minuteMs} minutes`));
+      else fail(new Error(`${file} ended with ${signal ?? `status ${status}`}`));
+    });
+  });
+}
+
+function endRunning() {
+  if (running?.child == null) return;
+  try {
+    process.kill(-running.child.pid, 'SIGKILL');
+  } catch {
+    // It has just ended.
+  }
+}
+
+async function installModules() {
+  if (modulesAreCurrent()) return 'node_modules match the lock file';
+  await command(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund']);
+  return undefined;
+}
+
+/** Fetches one release of Node into the clone, from the package registry; gives the path of its binary. */
+async function installNode(version) {
+  const name = `node-linux-${process.arch}`;
+  const prefix = join(nodesFolder, version);
+  const node = join(prefix, 'node_modules', name, 'bin/node');
+  if (!existsSync(node)) {
+    mkdirSync(prefix, { recursive: true });
+    const options = ['--ignore-scripts', '--no-save', '--no-package-lock', '--no-audit', '--no-fund'];
+    await command(['npm', 'install', '--prefix', prefix, ...options, `${name}@${version}`]);
+  }
+  return node;
+}
+
+/** Errors: when a test failed, none ran, or one was skipped although everything it needs can be installed here. */
+async function runTests(project, node, deadlineMs) {
+  const file = join(logFolder, `${project}-${major(node.version)}.json`);
+  const args = ['node_modules/vitest/vitest.mjs', 'run', '--project', project];
+  const reporters = ['--reporter=default', '--reporter=./scripts/check-reporter.mjs'];
+  let failure = null;
+  try {
+    await command([node.path, ...args, ...reporters], { deadlineMs, node, extra: { CHECK_SUMMARY: file } });
+  } catch (error) {
+    failure = error;
+  }
+  if (!existsSync(file)) throw failure ?? new Error('the tests gave no summary');
+  const { passed, failed, skipped, unhandled } = JSON.parse(readFileSync(file, 'utf8'));
+  counts.passed += passed;
+  counts.failed += failed.length;
+  counts.skipped.push(...skipped);
+  const note = `${passed} passed, ${failed.length} failed, ${skipped.length} skipped`;
+  if (failed.length > 0)
+    throw Object.assign(new Error([note, ...failed].join('\n        ')), { counted: true });
+  if (failure !== null || unhandled > 0)
+    throw failure ?? new Error(`${unhandled} errors outside of any test`);
+  if (passed === 0) throw new Error('no test ran');
+  if (skipped.length > 0 && process.getuid() === 0) {
+    throw new Error(`${note}; as root every part can be installed, so nothing may be skipped`);
+  }
+  return note;
+}
+
+async function checkNothingLeft() {
+  const giveUpMs = performance.now() + settleMs;
+  const look = () => [
+    ...findLeftProcesses(mark),
+    ...readMountPoints()
+      .filter((path) => !mountsBefore.includes(path))
+      .map((path) => `mount ${path}`),
+    ...readdirSync(temporary).map((name) => `file ${join(temporary, name)}`),
+  ];
+  while (look().length > 0 && performance.now() < giveUpMs)
+    await new Promise((wake) => setTimeout(wake, 200));
+  const left = look();
+  if (left.length > 0) throw new Error(`left behind:\n        ${left.join('\n        ')}`);
+}
+
+function report() {
+  const failed = results.filter((result) => result.failed).map((result) => result.name);
+  say('');
+  for (const { name, why } of counts.skipped) say(`skipped: ${name} (${why})`);
+  const minutes = ((performance.now() - startedMs) / minuteMs).toFixed(1);
+  say(
+    failed.length === 0
+      ? `everything held, in ${minutes} minutes`
+      : `failed after ${minutes} minutes: ${failed.join(', ')}`,
+  );
+  say(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped.length} skipped`);
+  process.exitCode = failed.length === 0 ? 0 : 1;
+}
+
+/** Our man pages; those that only include another one have nothing of their own to check. */
+function listManPages() {
+  return listFiles().filter(
+    (name) => /^docs\/man\/.*\.\d$/.test(name) && !readFileSync(name, 'utf8').startsWith('.so '),
+  );
+}
+
+function major(version) {
+  return Number.parseInt(version, 10);
+}
+
+function say(line) {
+  process.stdout.write(`${line}\n`);
+}

@@ -1,0 +1,69 @@
+// Writes docs/errors.md from the fault table; `--print` prints the page instead.
+import { writeFileSync } from 'node:fs';
+import { build } from 'esbuild';
+
+const layers = {
+  local: 'this machine',
+  dns: 'the name of the mount target',
+  tcp: 'the connection to the mount target',
+  tls: 'encryption and certificates',
+  iam: 'credentials and policies',
+  nfs: 'the NFS server',
+};
+const retries = {
+  never: 'no: something must be changed first',
+  backoff: 'yes, it may succeed later by itself',
+};
+
+const { outputFiles } = await build({
+  entryPoints: ['src/core/errors.ts'],
+  bundle: true,
+  format: 'esm',
+  platform: 'node',
+  write: false,
+});
+const { faults } = await import(
+  `data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`
+);
+
+const page = [
+  '# Errors',
+  '',
+  'Every failure that efs-agent explains has a code. It stands in brackets at the end of the message, in the log and',
+  'in `efs-agent status --json`, and it does not change between versions; the words around it may.',
+  '',
+  '- *Layer*: where to look. ' +
+    Object.entries(layers)
+      .map(([layer, text]) => `\`${layer}\`: ${text}`)
+      .join('; ') +
+    '.',
+  '- *Exit*: the status of `mount.efs` and `efs-agent`, as mount(8) defines it: 1 wrong invocation or permissions,',
+  '  2 system error, 4 defect of ours, 8 interrupted, 32 mount failure.',
+  '- *Again*: whether the same request may succeed later. The agent keeps trying for a mount that exists; a new mount',
+  '  that fails is undone and reported.',
+  '',
+  'This page is made from `src/core/errors.ts` by `npm run docs`; a test compares the two.',
+  '',
+  ...Object.entries(layers).flatMap(([layer, text]) => [
+    `## ${layer}: ${text}`,
+    '',
+    ...Object.entries(faults)
+      .filter(([, fault]) => fault.layer === layer)
+      .flatMap(([code, fault]) => [
+        `### \`${code}\``,
+        '',
+        `Exit ${fault.exit}. Again: ${retries[fault.retry]}.`,
+        '',
+        escapeHtml(fault.hint),
+        '',
+      ]),
+  ]),
+].join('\n');
+
+if (process.argv.includes('--print')) process.stdout.write(page);
+else writeFileSync('docs/errors.md', page);
+
+/** `<directory>` would be taken for an element and not shown. */
+function escapeHtml(text) {
+  return text.replace(/[<>*_]/g, (character) => `\\${character}`);
+}

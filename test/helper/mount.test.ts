@@ -1,0 +1,294 @@
+import { chmodSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { runMountHelper } from '../../src/helper/program.ts';
+import { fileSystemId, type HelperStage, isAlive, mountScript, openHelperStage, statusOf, type TestCaller } from './stage.ts';
+
+let stage: HelperStage;
+let caller: TestCaller;
+beforeEach(() => {
+  stage = openHelperStage();
+  caller = stage.caller();
+});
+afterEach(() => stage.close());
+
+const mount = (options = 'tls', ...more: string[]) =>
+  runMountHelper([fileSystemId, stage.mountPoint, '-o', options, ...more], caller);
+
+test('a mount that succeeds prints nothing, ends with 0, and mount.nfs4 gets the default options and the port', async () => {
+  const conversations = await stage.listen(mountScript());
+
+  const status = await mount('rw,_netdev,tls,iam');
+
+  expect({ status, out: caller.out, error: caller.error }).toEqual({ status: 0, out: '', error: '' });
+  expect(stage.calls('mount')).toEqual([
+    `127.0.0.1:/ ${stage.mountPoint} -o rw,_netdev,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport,port=20049`,
+  ]);
+  expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open', 'mount.ended']);
+});
+
+test('the request carries the absolute mount point and only the AWS variables that were set', async () => {
+  const conversations = await stage.listen(mountScript());
+  caller = stage.caller({
+    environment: { ...stage.environment, AWS_PROFILE: 'backup', AWS_REGION: '', AWS_SECRET_ACCESS_KEY: 'no' },
+  });
+
+  await runMountHelper([`${fileSystemId}:/app`, 'mnt', '-o', 'tls,iam'], caller);
+
+  expect(conversations[0]!.messages[0]).toMatchObject({
+    mountPoint: stage.mountPoint,
+    environment: { AWS_PROFILE: 'backup' },
+    spec: { path: '/app', iam: true },
+  });
+});
+
+test('a mount point named through a link is mounted under its own name', async () => {
+  const conversations = await stage.listen(mountScript());
+  symlinkSync(stage.mountPoint, join(stage.directory, 'link'));
+
+  const status = await runMountHelper([fileSystemId, join(stage.directory, 'link'), '-o', 'tls'], caller);
+
+  expect(status).toBe(0);
+  expect(conversations[0]!.messages[0]).toMatchObject({ mountPoint: stage.mountPoint });
+});
+
+test('the read-ahead of the new mount is set to fifteen reads', async () => {
+  await stage.listen(mountScript());
+
+  await mount();
+
+  expect(readAhead()).toBe('15360\n');
+});
+
+test('a read-ahead that cannot be set is only told with -v', async () => {
+  await stage.listen(mountScript());
+  rmSync(join(stage.directory, 'bdi'), { recursive: true });
+
+  const status = await mount('tls', '-v');
+
+  expect(status).toBe(0);
+  expect(caller.error).toContain('mount.efs: read-ahead stays as it is');
+});
+
+test('with -v every phase is shown with its time', async () => {
+  await stage.listen(mountScript());
+
+  await mount('tls', '-v');
+
+  expect(caller.error).toMatch(/^mount\.efs: {6}1 ms {2}name\nmount\.efs: +\d+ ms {2}mount\.nfs4\nmount\.efs: +\d+ ms {2}mounted\n$/);
+  expect(stage.calls('mount')[0]).toContain(' -v -o ');
+});
+
+test('a mount that takes long shows its phase to a person at a terminal, and to nobody else', async () => {
+  await stage.listen((message, reply) => {
+    if (message.kind === 'tunnel.open') reply({ kind: 'progress', phase: 'credentials', elapsedMs: 7 });
+  });
+  const watched = stage.caller({ stderrIsTerminal: true });
+  const unwatched = stage.caller();
+  watched.limits.slowMountMs = 50;
+  unwatched.limits.slowMountMs = 50;
+  const running = [watched, unwatched].map((one) => runMountHelper([fileSystemId, stage.mountPoint, '-o', 'tls'], one));
+
+  await expect.poll(() => watched.error, { timeout: 5_000 }).toContain('credentials');
+
+  expect(unwatched.error).toBe('');
+  watched.interrupt();
+  unwatched.interrupt();
+  await Promise.all(running);
+});
+
+test('a refused mount shows the words of mount.nfs4 as text, then why, and ends with 32', async () => {
+  const denied = 'mount.nfs4: access denied by server while mounting 127.0.0.1:/';
+  stage.plan(`fail 32 ${denied}`);
+  const conversations = await stage.listen(
+    mountScript({ failure: { kind: 'failed', error: { code: 'access.denied', message: 'nobody may mount', details: {} } } }),
+  );
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toBe(
+    `${denied}\nmount.efs: nobody may mount [access.denied]\n  Allow elasticfilesystem:ClientMount to this identity in the file system policy.\n`,
+  );
+  expect(conversations[0]!.messages[1]).toEqual({ kind: 'mount.ended', status: 32, stderr: `${denied}\n` });
+});
+
+test('a refusal is tried again only through an access point, 1.5^i seconds and a random one apart', async () => {
+  const denied = 'fail 32 mount.nfs4: access denied by server while mounting 127.0.0.1:/';
+  stage.plan(denied, denied, 'ok');
+  await stage.listen(mountScript());
+
+  const status = await mount('tls,accesspoint=fsap-0123456789abcdef0');
+
+  expect(status).toBe(0);
+  expect(caller.pausesMs).toEqual([1_500, 2_000]);
+  expect(caller.error).toContain(
+    'Mount attempt 1/3 failed due to mount.nfs4: access denied by server while mounting 127.0.0.1:/, wait 1.5 sec before next attempt.\n',
+  );
+});
+
+test('a reset connection is tried again as often as the agent says, and no more', async () => {
+  const reset = 'fail 32 mount.nfs4: Connection reset by peer';
+  stage.plan(reset, reset, reset, 'ok');
+  await stage.listen(mountScript({ attempts: 3 }));
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(stage.calls('mount')).toHaveLength(3);
+});
+
+test('an attempt that hangs is stopped, waited for and repeated at once', async () => {
+  stage.plan('hang', 'ok');
+  await stage.listen(mountScript({ attemptTimeoutMs: 300 }));
+
+  const status = await mount();
+
+  expect(status).toBe(0);
+  expect(caller.pausesMs).toEqual([0]);
+  expect(caller.error).toBe('Mount attempt 1/3 failed due to no answer within 0.3 s, wait 0.0 sec before next attempt.\n');
+});
+
+test('the last attempt has a deadline of its own: nfs.timeout, and no mount.nfs4 stays', async () => {
+  stage.plan('stubborn');
+  caller.limits.lastAttemptMs = 300;
+  const conversations = await stage.listen(mountScript({ attempts: 1 }));
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toMatch(/^mount\.efs: mount\.nfs4 had not mounted .* within 0\.3 s and was stopped \[nfs\.timeout\]\n/);
+  expect(isAlive(stage.mountPid()!)).toBe(false);
+  expect(conversations[0]!.messages.at(-1)).toMatchObject({ kind: 'mount.ended', status: 32 });
+});
+
+test('an attempt that was stopped after the kernel had mounted counts as mounted', async () => {
+  stage.plan('mount-then-hang');
+  await stage.listen(mountScript({ attemptTimeoutMs: 300 }));
+
+  const status = await mount();
+
+  expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+  expect(stage.calls('mount')).toHaveLength(1);
+});
+
+test('an interrupted mount ends with 8, hangs up on the agent and leaves no mount.nfs4 behind', async () => {
+  stage.plan('hang');
+  const conversations = await stage.listen(mountScript());
+  const running = mount();
+  await expect.poll(() => stage.mountPid(), { timeout: 5_000 }).not.toBeNull();
+
+  caller.interrupt();
+
+  expect(await running).toBe(8);
+  expect(caller.error).toContain('[interrupted]');
+  expect(isAlive(stage.mountPid()!)).toBe(false);
+  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
+});
+
+test('an interruption after the kernel had mounted takes the mount away again', async () => {
+  stage.plan('mount-then-hang');
+  await stage.listen(mountScript());
+  const running = mount();
+  await expect.poll(() => stage.mountTable(), { timeout: 5_000 }).toContain('nfs4');
+
+  caller.interrupt();
+
+  expect(await running).toBe(8);
+  expect(stage.mountTable()).not.toContain('nfs4');
+});
+
+test('a mount is taken away again when the agent goes before it has recorded it', async () => {
+  const script = mountScript();
+  await stage.listen((message, reply, socket) => {
+    if (message.kind === 'mount.ended') socket.destroy();
+    else script(message, reply, socket);
+  });
+
+  const status = await mount();
+
+  expect(status).toBe(2);
+  expect(caller.error).toContain('[agent.unreachable]');
+  expect(stage.mountTable()).not.toContain('nfs4');
+});
+
+test('an agent that stays silent is given up', async () => {
+  await stage.listen(() => {});
+  caller.limits.silenceMs = 100;
+
+  const status = await mount();
+
+  expect(status).toBe(2);
+  expect(caller.error).toContain('the agent said nothing for 0.1 s [agent.unreachable]');
+});
+
+test('a failure the agent reports is shown with its code, and mount.nfs4 is not started', async () => {
+  await stage.listen((_message, reply) =>
+    reply({ kind: 'failed', error: { code: 'target.silent', message: 'cannot reach 10.1.1.6:2049 within 5 s', details: {} } }),
+  );
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toMatch(/^mount\.efs: cannot reach 10\.1\.1\.6:2049 within 5 s \[target\.silent\]\n {2}\S/);
+  expect(stage.calls('mount')).toEqual([]);
+});
+
+test('the same file system mounted there already is fine and said on standard output', async () => {
+  showMount();
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf(stage.mountPoint) }));
+
+  const status = await mount();
+
+  expect({ status, out: caller.out, error: caller.error }).toEqual({
+    status: 0,
+    out: `${stage.mountPoint} is already mounted\n`,
+    error: '',
+  });
+});
+
+test.each([
+  ['another file system', { fileSystemId: 'fs-0badcafe' }, /fs-0badcafe:\/ is mounted on/],
+  ['another directory', { path: '/other' }, /:\/other is mounted on/],
+  ['another access point', { accessPointId: 'fsap-0123456789abcdef0' }, / through fsap-0123456789abcdef0 is mounted on/],
+])('%s mounted there is no success', async (_what, changes, message) => {
+  showMount();
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf(stage.mountPoint, changes) }));
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toMatch(message);
+  expect(caller.error).toContain('[mountpoint.busy]');
+});
+
+test('a dead directory does not hang the helper', async () => {
+  const bin = join(stage.directory, 'bin');
+  mkdirSync(bin);
+  writeFileSync(join(bin, 'sh'), '#!/bin/sh\nexec sleep 1000\n');
+  chmodSync(join(bin, 'sh'), 0o755);
+  caller = stage.caller({ environment: { ...stage.environment, PATH: `${bin}:${stage.environment['PATH']}` } });
+  caller.limits.lookMs = 100;
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toContain('did not answer within 0.1 s [mountpoint.busy]');
+});
+
+test('a fake mount checks the command line and touches nothing', async () => {
+  const status = await mount('tls', '-f');
+
+  expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+  expect(stage.calls('mount')).toEqual([]);
+});
+
+function showMount(): void {
+  const line = `36 25 0:55 / ${stage.mountPoint} rw shared:1 - nfs4 127.0.0.1:/ rw,vers=4.1,port=20049,addr=127.0.0.1\n`;
+  writeFileSync(join(stage.directory, 'mountinfo'), `${stage.mountTable()}${line}`);
+}
+
+function readAhead(): string {
+  return readFileSync(join(stage.directory, 'bdi/0:55/read_ahead_kb'), 'utf8');
+}

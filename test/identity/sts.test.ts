@@ -1,0 +1,49 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { locateSts, translateSdkError } from '../../src/identity/sts.ts';
+import { plantedSecret } from './endpoints.ts';
+
+test.each([
+  ['us-east-1', 'amazonaws.com', {}, 'https://sts.us-east-1.amazonaws.com'],
+  ['cn-north-1', 'amazonaws.com.cn', {}, 'https://sts.cn-north-1.amazonaws.com.cn'],
+  ['us-east-1', 'on.aws', {}, 'https://sts.us-east-1.amazonaws.com'],
+  ['cn-north-1', 'on.amazonwebservices.com.cn', {}, 'https://sts.cn-north-1.amazonaws.com.cn'],
+  [
+    'us-east-1',
+    'amazonaws.com',
+    { AWS_USE_FIPS_ENDPOINT: 'TRUE' },
+    'https://sts-fips.us-east-1.amazonaws.com',
+  ],
+  ['us-east-1', 'amazonaws.com', { AWS_ENDPOINT_URL: 'https://all' }, 'https://all'],
+  [
+    'us-east-1',
+    'amazonaws.com',
+    { AWS_ENDPOINT_URL: 'https://all', AWS_ENDPOINT_URL_STS: 'https://sts' },
+    'https://sts',
+  ],
+])('STS of %s under %s with %j is %s', (region, dnsSuffix, environment, expected) => {
+  expect(locateSts({ region, dnsSuffix, environment: environment as Record<string, string> })).toBe(expected);
+});
+
+test('an error of the SDK is told by its code, never by its text', () => {
+  const text = fc.oneof(fc.constant(plantedSecret), fc.string());
+  const thrown = fc.record(
+    {
+      name: text,
+      code: text,
+      message: fc.constant(plantedSecret),
+      $fault: fc.constantFrom('client', 'server'),
+    },
+    { requiredKeys: ['message'] },
+  );
+  fc.assert(
+    fc.property(thrown, (any) => {
+      const error = translateSdkError(any, 'STS');
+
+      expect(error.code).toBe(
+        any.name !== undefined && any.$fault === 'client' ? 'credentials.rejected' : 'credentials.failed',
+      );
+      expect(JSON.stringify(error.toMessage())).not.toContain(plantedSecret);
+    }),
+  );
+});
