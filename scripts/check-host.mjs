@@ -94,6 +94,7 @@ function readPackages(file) {
 
 function isInstalled(name) {
   try {
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own format
     return execFileSync('dpkg-query', ['-W', '-f', '${db:Status-Abbrev}', name], {
       encoding: 'utf8',
       stdio: 'pipe',

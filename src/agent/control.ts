@@ -74,7 +74,7 @@ function converse(socket: Socket, ports: ControlPorts): void {
         tunnel = null;
         if (message.status !== 0) {
           await mounts.undo(ended);
-          throw mounts.explain(ended, message.status, message.stderr);
+          throw await mounts.explain(ended, message.status, message.stderr);
         }
         mounts.confirm(ended);
         send({ kind: 'mounted' });

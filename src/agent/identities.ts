@@ -3,6 +3,7 @@ import type {
   AgentToIdentity,
   CertificateReply,
   CertificateRequest,
+  IdentityFacts,
   IdentityToAgent,
   InstanceFacts,
 } from '../core/identity-protocol.ts';
@@ -22,8 +23,12 @@ export interface Identities {
   certificate(caller: Caller, request: CertificateRequest): Promise<CertificateReply>;
   /** Errors: `metadata.unavailable`. */
   instance(caller: Caller): Promise<InstanceFacts>;
+  /** Errors: `credentials.*`; the ARN stays null when nobody can tell it. */
+  whoami(caller: Caller, request: WhoamiRequest): Promise<IdentityFacts>;
   close(): void;
 }
+
+export type WhoamiRequest = Omit<Extract<AgentToIdentity, { kind: 'whoami' }>, 'kind' | 'requestId'>;
 
 export interface IdentityPorts {
   clock: Clock;
@@ -68,9 +73,7 @@ export function createIdentities(ports: IdentityPorts): Identities {
       processes.delete(key);
       log('debug', 'identity.ended', { pid: child.pid, how });
       for (const request of waiting.values()) {
-        request.reject(
-          new AgentError('credentials.failed', `the identity process ended while it was asked: ${how}`),
-        );
+        request.reject(new ProcessEnded(how));
       }
     });
     child.send({
@@ -107,21 +110,45 @@ export function createIdentities(ports: IdentityPorts): Identities {
     return started;
   }
 
+  /** A process that left because it was idle, just as it was asked, is no failure: the next one is asked. */
+  async function ask(caller: Caller, request: WithoutId<Request>): Promise<IdentityToAgent> {
+    try {
+      return await processFor(caller).ask(request);
+    } catch (error) {
+      if (error instanceof ProcessEnded && error.idle) return processFor(caller).ask(request);
+      throw error;
+    }
+  }
+
   return {
     async certificate(caller, request) {
-      const answer = await processFor(caller).ask({ kind: 'certificate', request });
+      const answer = await ask(caller, { kind: 'certificate', request });
       if (answer.kind !== 'certificate.done') throw unexpected(answer);
       return answer.reply;
     },
     async instance(caller) {
-      const answer = await processFor(caller).ask({ kind: 'instance' });
+      const answer = await ask(caller, { kind: 'instance' });
       if (answer.kind !== 'instance.done') throw unexpected(answer);
       return answer.instance;
+    },
+    async whoami(caller, request) {
+      const answer = await ask(caller, { kind: 'whoami', ...request });
+      if (answer.kind !== 'whoami.done') throw unexpected(answer);
+      return answer.identity;
     },
     close() {
       for (const { child } of processes.values()) child.kill('SIGTERM');
     },
   };
+}
+
+class ProcessEnded extends AgentError {
+  readonly idle: boolean;
+
+  constructor(how: string) {
+    super('credentials.failed', `the identity process ended while it was asked: ${how}`);
+    this.idle = how === 'exit status 0';
+  }
 }
 
 function unexpected(answer: IdentityToAgent): AgentError {

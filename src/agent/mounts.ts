@@ -49,7 +49,7 @@ export interface Mounts {
   /** The caller died: the tunnel is undone, unless the kernel had already mounted. */
   abandon(tunnel: Tunnel): Promise<void>;
   /** What to tell a user whose mount.nfs4 failed. */
-  explain(tunnel: Tunnel, status: number, stderr: string): AgentError;
+  explain(tunnel: Tunnel, status: number, stderr: string): Promise<AgentError>;
   /** The caller has unmounted a directory. False when no tunnel served it. */
   unmounted(mountPoint: string): Promise<boolean>;
   /** Looks for mounts that are gone; called when a tunnel fell silent, and now and then. */

@@ -7,11 +7,11 @@ import type { Tunnel } from './tunnel.ts';
  * The mount target answers "access denied" for the file system policy, for an access point it does not know
  * and for a file system that has another owner alike; what differs is what we asked with.
  */
-export function explainRefusal(
-  tunnel: Pick<Tunnel, 'plan' | 'identity'>,
+export async function explainRefusal(
+  tunnel: Pick<Tunnel, 'plan' | 'findIdentity'>,
   status: number,
   stderr: string,
-): AgentError {
+): Promise<AgentError> {
   const { plan } = tunnel;
   const what = `${plan.fileSystemId}:${plan.spec.path}`;
   const details = { fileSystem: plan.fileSystemId, status };
@@ -30,7 +30,7 @@ export function explainRefusal(
       { ...details, hint: 'Add the option iam, or allow anonymous clients in the file system policy.' },
     );
   }
-  const identity = tunnel.identity();
+  const identity = await tunnel.findIdentity();
   const who =
     identity === null ? 'an unknown identity' : (identity.arn ?? `access key ${identity.accessKeyId}`);
   const source = identity === null ? '' : ` (credentials from ${identity.source})`;

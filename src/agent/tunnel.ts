@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import { planDelayMs } from '../core/backoff.ts';
 import type { MountStatus } from '../core/control-protocol.ts';
 import { AgentError, asAgentError, type ErrorMessage } from '../core/errors.ts';
-import type { CertificateReply, CertificateRequest } from '../core/identity-protocol.ts';
+import type { CertificateReply, CertificateRequest, IdentityFacts } from '../core/identity-protocol.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
 import type { Clock, Log, ResolveName } from '../core/ports.ts';
@@ -70,7 +70,8 @@ export interface Tunnel {
   workerLost(): void;
   /** A new worker is ready. */
   workerReady(): void;
-  identity(): CertificateReply['identity'];
+  /** Whose credentials the mount uses, with the ARN if anybody can tell it; null without `iam`. */
+  findIdentity(): Promise<IdentityFacts | null>;
   status(): MountStatus;
   close(): Promise<void>;
 }
@@ -85,6 +86,10 @@ const addressLifeMs = 10_000;
  */
 export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
   const { clock, log, workers } = ports;
+  const caller: Caller = { environment: plan.environment, metadataEndpoint: plan.metadataEndpoint };
+  const credentials = plan.spec.iam
+    ? { awsProfile: plan.spec.awsProfile, awsCredsUri: plan.spec.awsCredsUri }
+    : null;
   const sessions = new Set<number>();
   const waiting: Socket[] = [];
   const total = { bytesUp: 0, bytesDown: 0 };
@@ -166,7 +171,6 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
 
   async function makeCertificate(): Promise<CertificateReply | null> {
     if (!plan.spec.iam && plan.spec.accessPoint === null) return null;
-    const caller: Caller = { environment: plan.environment, metadataEndpoint: plan.metadataEndpoint };
     const request: CertificateRequest = {
       fileSystemId: plan.fileSystemId,
       accessPointId: plan.spec.accessPoint,
@@ -175,9 +179,7 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
       commonName: plan.commonName,
       clientInfo: plan.clientInfo,
       privateKeyPem: await ports.privateKeyPem(),
-      credentials: plan.spec.iam
-        ? { awsProfile: plan.spec.awsProfile, awsCredsUri: plan.spec.awsCredsUri }
-        : null,
+      credentials,
     };
     const reply = await ports.identities.certificate(caller, request);
     log('info', 'client-certificate.issued', {
@@ -302,7 +304,12 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
       sessions.clear();
     },
     workerReady: () => handOver(),
-    identity: () => certificate?.identity ?? null,
+    async findIdentity(): Promise<IdentityFacts | null> {
+      const known = certificate?.identity ?? null;
+      if (credentials === null || known === null || known.arn !== null) return known;
+      const { region, dnsSuffix } = plan;
+      return ports.identities.whoami(caller, { credentials, region, dnsSuffix }).catch(() => known);
+    },
     status(): MountStatus {
       return {
         mountId: tunnelId,

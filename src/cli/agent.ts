@@ -13,10 +13,15 @@ export function createAgentCommand(caller: Caller): CommandModule<object, Argume
   return {
     command: 'agent',
     builder: (yargs) =>
-      yargs.option('on-demand', { type: 'boolean', default: false, describe: 'leave when nothing has been mounted for a while' }),
+      yargs.option('on-demand', {
+        type: 'boolean',
+        default: false,
+        describe: 'leave when nothing has been mounted for a while',
+      }),
     handler: async (given) => {
       const bundle = caller.agentBundle();
-      if (!existsSync(bundle)) throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
+      if (!existsSync(bundle))
+        throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
       process.argv = [process.execPath, bundle, ...(given['on-demand'] ? ['--on-demand'] : [])];
       createRequire(bundle)(bundle);
       // The agent ends the process itself.

@@ -5,7 +5,10 @@ import type { Caller } from '../helper/caller.ts';
 import { runProgramFor } from '../helper/program.ts';
 
 /** The commands, in the order of the help text. Each is loaded only when it is the one that was given. */
-const commands: Record<string, { describe: string; load: (caller: Caller) => Promise<CommandModule<object, never>> }> = {
+const commands: Record<
+  string,
+  { describe: string; load: (caller: Caller) => Promise<CommandModule<object, never>> }
+> = {
   mount: {
     describe: 'mount a file system, as mount -t efs does',
     load: async (caller) => untyped((await import('./mount.ts')).createMountCommand(caller)),
@@ -44,7 +47,7 @@ export function runCommandLine(argv: readonly string[], caller: Caller): Promise
 async function loadCommand(argv: readonly string[], caller: Caller): Promise<LoadedCommand | null> {
   const name = argv.find((word) => !word.startsWith('-'));
   if (name === undefined) return null;
-  if (!Object.hasOwn(commands, name)) throw new AgentError('usage', `unknown command ${oneLine(name)}`);
+  if (!Object.hasOwn(commands, name)) throw new AgentError('usage', `unknown command ${name}`);
   return { name, module: await commands[name]!.load(caller) };
 }
 
@@ -54,7 +57,11 @@ interface LoadedCommand {
 }
 
 /** What to run; only then is it run, so that whatever yargs throws is about the command line. Errors: `usage`. */
-function parseCommandLine(argv: readonly string[], given: LoadedCommand | null, caller: Caller): () => unknown {
+function parseCommandLine(
+  argv: readonly string[],
+  given: LoadedCommand | null,
+  caller: Caller,
+): () => unknown {
   let shown = '';
   let run: () => unknown = () => caller.writeOut(`${shown}\n`);
   const parser = createParser();
@@ -73,11 +80,15 @@ function parseCommandLine(argv: readonly string[], given: LoadedCommand | null, 
     }
   }
   try {
-    parser.parse(argv.flatMap(splitAttachedOptions), {}, (_error: unknown, _parsed: unknown, output: string) => {
-      shown = output;
-    });
+    parser.parse(
+      argv.flatMap(splitAttachedOptions),
+      {},
+      (_error: unknown, _parsed: unknown, output: string) => {
+        shown = output;
+      },
+    );
   } catch (thrown) {
-    throw new AgentError('usage', oneLine(asAgentError(thrown).message), {}, thrown);
+    throw new AgentError('usage', asAgentError(thrown).message, {}, thrown);
   }
   return run;
 }
@@ -112,17 +123,12 @@ function splitAttachedOptions(word: string): string[] {
 /** Which of two values holds is nothing to guess. Errors: `usage`. */
 function refuseRepeated(parsed: Record<string, unknown>, parser: Argv): void {
   const { array } = (parser as unknown as { getOptions(): { array: string[] } }).getOptions();
-  const repeated = Object.keys(parsed).find((name) => /^[a-z-]+$/.test(name) && Array.isArray(parsed[name]) && !array.includes(name));
+  const repeated = Object.keys(parsed).find(
+    (name) => /^[a-z0-9-]+$/.test(name) && Array.isArray(parsed[name]) && !array.includes(name),
+  );
   if (repeated !== undefined) throw new AgentError('usage', `give --${repeated} only once`);
 }
 
 function untyped<T>(command: CommandModule<object, T>): CommandModule<object, never> {
   return command as unknown as CommandModule<object, never>;
-}
-
-function oneLine(text: string): string {
-  return text
-    .trim()
-    .replace(/\s*\n\s*/g, '; ')
-    .replace(/\p{C}/gu, '?');
 }

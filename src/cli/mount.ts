@@ -18,15 +18,33 @@ export function createMountCommand(caller: Caller): CommandModule<object, Argume
     command: 'mount <spec> <directory>',
     builder: (yargs) =>
       yargs
-        .positional('spec', { type: 'string', demandOption: true, describe: 'fs-<id>[:/path], or a DNS name of a file system' })
+        .positional('spec', {
+          type: 'string',
+          demandOption: true,
+          describe: 'fs-<id>[:/path], or a DNS name of a file system',
+        })
         .positional('directory', { type: 'string', demandOption: true, describe: 'where to mount it' })
-        .option('o', { type: 'string', array: true, nargs: 1, default: [], describe: 'mount options, separated by commas' })
+        .option('o', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [],
+          describe: 'mount options, separated by commas',
+        })
         .option('v', { type: 'boolean', default: false, describe: 'show every phase with its time' })
         .option('f', { type: 'boolean', default: false, describe: 'check everything, mount nothing' }),
     handler: async ({ spec, directory, o, v, f }) => {
       checkRoot(caller);
       await mountFileSystem(
-        { kind: 'mount', device: spec, mountPoint: directory, options: parseOptions(o.join(',')), fake: f, verbose: v, sloppy: false },
+        {
+          kind: 'mount',
+          device: spec,
+          mountPoint: directory,
+          options: parseOptions(o.join(',')),
+          fake: f,
+          verbose: v,
+          sloppy: false,
+        },
         caller,
       );
     },

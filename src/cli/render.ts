@@ -32,17 +32,22 @@ export function renderStatus(status: AgentStatus, nowMs: number): string {
 /** A count of bytes with three significant digits, in units of 1024. */
 export function formatBytes(bytes: number): string {
   let value = bytes;
-  for (const unit of ['B', 'KiB', 'MiB', 'GiB', 'TiB']) {
-    if (value < 999.5) return `${unit === 'B' || value >= 99.95 ? value.toFixed(0) : value.toPrecision(3)} ${unit}`;
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+  while (value >= 999.5 && units.length > 1) {
     value /= 1024;
+    units.shift();
   }
-  return `${value.toFixed(0)} PiB`;
+  return `${Number.isInteger(bytes) && value === bytes ? value : value.toPrecision(3)} ${units[0]}`;
 }
 
 /** A duration in its two largest units. Units: milliseconds; negative ones count as 0. */
 export function formatDuration(durationMs: number): string {
   const seconds = Math.max(0, Math.floor(durationMs / 1_000));
-  const [days, hours, minutes] = [Math.floor(seconds / 86_400), Math.floor(seconds / 3_600) % 24, Math.floor(seconds / 60) % 60];
+  const [days, hours, minutes] = [
+    Math.floor(seconds / 86_400),
+    Math.floor(seconds / 3_600) % 24,
+    Math.floor(seconds / 60) % 60,
+  ];
   if (days > 0) return `${days} d ${hours} h`;
   if (hours > 0) return `${hours} h ${minutes} min`;
   if (minutes > 0) return `${minutes} min ${seconds % 60} s`;
@@ -63,23 +68,30 @@ function formatRow(mount: MountStatus): string[] {
 function formatDetails(mount: MountStatus, nowMs: number): string[] {
   const where = [
     mount.address ?? clean(mount.dnsName),
-    mount.tlsVersion === null ? 'no TLS session yet' : clean([mount.tlsVersion, mount.cipher ?? ''].join(' ').trim()),
+    mount.tlsVersion === null
+      ? 'no TLS session yet'
+      : clean([mount.tlsVersion, mount.cipher ?? ''].join(' ').trim()),
     `port ${mount.port}`,
     ...(mount.path === '/' ? [] : [clean(mount.path)]),
     ...(mount.reconnects === 0 ? [] : [plural(mount.reconnects, 'reconnect')]),
   ];
   const lines = [where.join(', ')];
   if (mount.accessPointId !== null) lines.push(`access point ${clean(mount.accessPointId)}`);
-  lines.push(formatIdentity(mount, nowMs));
-  if (mount.lastError !== null) lines.push(`last error: ${clean(mount.lastError.message)} [${clean(mount.lastError.code)}]`);
+  lines.push(...formatIdentity(mount, nowMs));
+  if (mount.lastError !== null)
+    lines.push(`last error: ${clean(mount.lastError.message)} [${clean(mount.lastError.code)}]`);
   return lines;
 }
 
-function formatIdentity(mount: MountStatus, nowMs: number): string {
+function formatIdentity(mount: MountStatus, nowMs: number): string[] {
   const { identity, clientCertificateExpiresAtMs: expiresAtMs } = mount;
-  if (identity === null) return 'anonymous (without the option iam)';
-  const certificate = expiresAtMs === null ? '' : `, certificate for ${formatDuration(expiresAtMs - nowMs)}`;
-  return `as ${clean(identity.arn ?? identity.accessKeyId)} (${clean(identity.source)})${certificate}`;
+  if (identity === null) return ['anonymous (without the option iam)'];
+  const certificate =
+    expiresAtMs === null ? '' : `, certificate good for ${formatDuration(expiresAtMs - nowMs)}`;
+  return [
+    `as ${clean(identity.arn ?? identity.accessKeyId)}`,
+    `from ${clean(identity.source)}${certificate}`,
+  ];
 }
 
 function plural(count: number, what: string): string {

@@ -12,7 +12,12 @@ interface Arguments {
 export function createStatusCommand(caller: Caller): CommandModule<object, Arguments> {
   return {
     command: 'status',
-    builder: (yargs) => yargs.option('json', { type: 'boolean', default: false, describe: 'for programs; the field names are stable' }),
+    builder: (yargs) =>
+      yargs.option('json', {
+        type: 'boolean',
+        default: false,
+        describe: 'for programs; the field names are stable',
+      }),
     handler: async ({ json }) => {
       const status = await readStatus(caller);
       if (json) caller.writeOut(`${JSON.stringify(status ?? { version, pid: null, mounts: [] }, null, 2)}\n`);

@@ -20,8 +20,18 @@ export function createTunnelCommand(caller: Caller): CommandModule<object, Argum
     command: 'tunnel <spec>',
     builder: (yargs) =>
       yargs
-        .positional('spec', { type: 'string', demandOption: true, describe: 'fs-<id>, or a DNS name of a file system' })
-        .option('o', { type: 'string', array: true, nargs: 1, default: [], describe: 'mount options, separated by commas' })
+        .positional('spec', {
+          type: 'string',
+          demandOption: true,
+          describe: 'fs-<id>, or a DNS name of a file system',
+        })
+        .option('o', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [],
+          describe: 'mount options, separated by commas',
+        })
         .option('v', { type: 'boolean', default: false, describe: 'show every phase with its time' }),
     handler: async ({ spec, o, v }) => {
       await holdTunnel(parseTunnelSpec(spec, o.join(',')), v, caller);
@@ -33,7 +43,10 @@ export function createTunnelCommand(caller: Caller): CommandModule<object, Argum
 function parseTunnelSpec(device: string, options: string): MountSpec {
   const spec = parseMountSpec(device, parseOptions(options));
   if (spec.nfsOptions.length > 0) {
-    throw new AgentError('option.unsupported', `a tunnel alone has no NFS options: ${formatOptions(spec.nfsOptions)}`);
+    throw new AgentError(
+      'option.unsupported',
+      `a tunnel alone has no NFS options: ${formatOptions(spec.nfsOptions)}`,
+    );
   }
   return spec;
 }

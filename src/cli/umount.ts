@@ -18,11 +18,18 @@ export function createUmountCommand(caller: Caller): CommandModule<object, Argum
       yargs
         .positional('directory', { type: 'string', demandOption: true, describe: 'the mount point' })
         .option('f', { type: 'boolean', default: false, describe: 'force, when the mount target is gone' })
-        .option('l', { type: 'boolean', default: false, describe: 'lazy: detach now, clean up when no longer busy' })
+        .option('l', {
+          type: 'boolean',
+          default: false,
+          describe: 'lazy: detach now, clean up when no longer busy',
+        })
         .option('v', { type: 'boolean', default: false, describe: 'say what is done' }),
     handler: async ({ directory, f, l, v }) => {
       checkRoot(caller);
-      await unmountFileSystem({ kind: 'umount', mountPoint: directory, force: f, lazy: l, verbose: v, readOnly: false }, caller);
+      await unmountFileSystem(
+        { kind: 'umount', mountPoint: directory, force: f, lazy: l, verbose: v, readOnly: false },
+        caller,
+      );
     },
   };
 }

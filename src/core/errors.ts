@@ -222,7 +222,7 @@ export class AgentError extends Error {
  * Errors: a code this version does not know becomes `internal`, its text kept.
  */
 export function fromErrorMessage(wire: ErrorMessage): AgentError {
-  return wire.code in faults
+  return Object.hasOwn(faults, wire.code)
     ? new AgentError(wire.code, wire.message, wire.details)
     : new AgentError('internal', `${wire.code}: ${wire.message}`, wire.details);
 }

@@ -17,10 +17,9 @@ export function planRenewalAtMs(
     certificate.credentialsExpireAtMs === null
       ? byAge
       : ((certificate.credentialsExpireAtMs - nowMs) * 2) / 3;
-  const spreadMs = random * 5 * 60_000;
-  const dueMs =
-    nowMs + Math.min(byAge, Math.max(byCredentials, shortestMs)) - Math.min(spreadMs, lifeMs / 10);
-  return Math.max(nowMs, dueMs);
+  const delayMs = Math.min(byAge, Math.max(byCredentials, shortestMs));
+  const spreadMs = random * Math.min(5 * 60_000, delayMs / 10);
+  return Math.max(nowMs, nowMs + delayMs - spreadMs);
 }
 
 const hourMs = 3_600_000;

@@ -37,7 +37,15 @@ export function connectToAgent(socketPath: string): Promise<AgentConnection | nu
     socket.once('error', (cause: NodeJS.ErrnoException) => {
       const code = cause.code ?? cause.message;
       if (absentCodes.has(code)) resolve(null);
-      else if (code === 'EACCES') reject(new AgentError('permission.not-root', `only root can talk to the agent at ${socketPath}`, {}, cause));
+      else if (code === 'EACCES')
+        reject(
+          new AgentError(
+            'permission.not-root',
+            `only root can talk to the agent at ${socketPath}`,
+            {},
+            cause,
+          ),
+        );
       else reject(unreachable(`cannot connect to ${socketPath}: ${code}`, cause));
     });
   });
@@ -78,7 +86,10 @@ function openConversation(socket: Socket): AgentConnection {
           const timer =
             timeoutMs === null
               ? undefined
-              : setTimeout(() => end(unreachable(`the agent said nothing for ${timeoutMs / 1_000} s`)), timeoutMs);
+              : setTimeout(
+                  () => end(unreachable(`the agent said nothing for ${timeoutMs / 1_000} s`)),
+                  timeoutMs,
+                );
           wake = () => {
             clearTimeout(timer);
             resolve();

@@ -20,7 +20,8 @@ export async function receiveAnswer<K extends AgentMessage['kind']>(
     const message = await agent.receive(timeoutMs);
     if (message.kind === kind) return message as Extract<AgentMessage, { kind: K }>;
     if (message.kind === 'failed') throw fromErrorMessage(message.error);
-    if (message.kind !== 'progress') throw new AgentError('agent.protocol', `the agent answered "${message.kind}", not "${kind}"`);
+    if (message.kind !== 'progress')
+      throw new AgentError('agent.protocol', `the agent answered "${message.kind}", not "${kind}"`);
     progress?.show(message.phase, message.elapsedMs);
   }
 }
@@ -30,7 +31,11 @@ export async function receiveAnswer<K extends AgentMessage['kind']>(
  *
  * Errors: whatever `talk` throws.
  */
-export async function converse<T>(agent: AgentConnection, caller: Caller, talk: () => Promise<T>): Promise<T> {
+export async function converse<T>(
+  agent: AgentConnection,
+  caller: Caller,
+  talk: () => Promise<T>,
+): Promise<T> {
   const hangUp = () => agent.close();
   caller.interruption.addEventListener('abort', hangUp, { once: true });
   try {
@@ -47,5 +52,6 @@ export async function converse<T>(agent: AgentConnection, caller: Caller, talk: 
 
 /** Errors: `interrupted` once a signal has come. */
 export function throwIfInterrupted(caller: Caller): void {
-  if (caller.interruption.aborted) throw new AgentError('interrupted', 'interrupted by a signal; everything begun was undone');
+  if (caller.interruption.aborted)
+    throw new AgentError('interrupted', 'interrupted by a signal; everything begun was undone');
 }

@@ -1,11 +1,11 @@
 import { resolve } from 'node:path';
 import { type AgentMessage, pickEnvironment, protocolVersion } from '../core/control-protocol.ts';
 import { AgentError } from '../core/errors.ts';
-import { findTunnelMounts, type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
 import { type HelperInvocation, type MountSpec, parseMountSpec } from '../core/mount-spec.ts';
+import { findTunnelMounts, type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
 import { planNfsOptions, planReadAheadKib } from '../core/nfs-options.ts';
 import { readOwnMountTable, resolveDirectory, writeReadAhead } from '../host/own-mounts.ts';
-import { findProgram, runProgram, type ProgramResult } from '../host/programs.ts';
+import { findProgram, type ProgramResult, runProgram } from '../host/programs.ts';
 import type { Caller } from './caller.ts';
 import type { AgentConnection } from './control-client.ts';
 import { converse, receiveAnswer, throwIfInterrupted } from './conversation.ts';
@@ -59,7 +59,9 @@ export async function mountFileSystem(request: MountRequest, caller: Caller): Pr
 
 /** The NFS mount from a tunnel that is on top at a mount point, or null. */
 export function findEfsMount(mountPoint: string, caller: Caller): MountEntry | null {
-  const top = parseMountInfo(readOwnMountTable(caller.files)).findLast((entry) => entry.mountPoint === mountPoint);
+  const top = parseMountInfo(readOwnMountTable(caller.files)).findLast(
+    (entry) => entry.mountPoint === mountPoint,
+  );
   return top?.fsType === 'nfs4' && top.source.startsWith('127.0.0.1:') ? top : null;
 }
 
@@ -71,14 +73,22 @@ async function resolveMountPoint(written: string, caller: Caller): Promise<strin
     case 'directory':
       return found.path;
     case 'missing':
-      throw new AgentError('mountpoint.missing', `mount point ${written} does not exist`, { mountPoint: written });
-    case 'not-directory':
-      throw new AgentError('mountpoint.not-directory', `mount point ${written} is not a directory`, { mountPoint: written });
-    case 'silent':
-      throw new AgentError('mountpoint.busy', `mount point ${written} did not answer within ${caller.limits.lookMs / 1_000} s`, {
+      throw new AgentError('mountpoint.missing', `mount point ${written} does not exist`, {
         mountPoint: written,
-        hint: 'What is mounted at or above it is dead; see /proc/mounts, and use umount -f -l on it.',
       });
+    case 'not-directory':
+      throw new AgentError('mountpoint.not-directory', `mount point ${written} is not a directory`, {
+        mountPoint: written,
+      });
+    case 'silent':
+      throw new AgentError(
+        'mountpoint.busy',
+        `mount point ${written} did not answer within ${caller.limits.lookMs / 1_000} s`,
+        {
+          mountPoint: written,
+          hint: 'What is mounted at or above it is dead; see /proc/mounts, and use umount -f -l on it.',
+        },
+      );
   }
 }
 
@@ -88,7 +98,9 @@ async function checkSameMount(spec: MountSpec, mountPoint: string, caller: Calle
   const there = mounts.find((mount) => mount.mountPoint === mountPoint && mount.state === 'mounted');
   const same =
     there !== undefined &&
-    (spec.remote.kind === 'file-system' ? there.fileSystemId === spec.remote.id : there.dnsName === spec.remote.name) &&
+    (spec.remote.kind === 'file-system'
+      ? there.fileSystemId === spec.remote.id
+      : there.dnsName === spec.remote.name) &&
     there.path === spec.path &&
     there.accessPointId === spec.accessPoint;
   if (same) return;
@@ -103,7 +115,8 @@ function describe(mount: { fileSystemId: string; path: string; accessPointId: st
 
 function findMountProgram(caller: Caller): string {
   const program = findProgram('mount.nfs4', caller.environment['PATH']);
-  if (program === null) throw new AgentError('nfs.program-missing', 'mount.nfs4 was found neither in PATH nor in /sbin');
+  if (program === null)
+    throw new AgentError('nfs.program-missing', 'mount.nfs4 was found neither in PATH nor in /sbin');
   return program;
 }
 
@@ -156,7 +169,8 @@ async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
       result.end = { kind: 'exited', status: 0 };
     }
     if (caller.interruption.aborted) {
-      if (result.end.kind === 'exited' && result.end.status === 0) await undoMount(mountPoint, tunnel.port, caller);
+      if (result.end.kind === 'exited' && result.end.status === 0)
+        await undoMount(mountPoint, tunnel.port, caller);
       throwIfInterrupted(caller);
     }
     const verdict = decideAttempt(result, {
@@ -174,15 +188,22 @@ async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
         return {
           status: 32,
           stderr: result.stderr,
-          error: new AgentError('nfs.timeout', `mount.nfs4 had not mounted ${mountPoint} within ${timeoutMs / 1_000} s and was stopped`, {
-            mountPoint,
-            timeoutMs,
-          }),
+          error: new AgentError(
+            'nfs.timeout',
+            `mount.nfs4 had not mounted ${mountPoint} within ${timeoutMs / 1_000} s and was stopped`,
+            {
+              mountPoint,
+              timeoutMs,
+            },
+          ),
         };
       case 'again': {
-        const reason = result.end.kind === 'timeout' ? `no answer within ${timeoutMs / 1_000} s` : result.stderr.trim();
+        const reason =
+          result.end.kind === 'timeout' ? `no answer within ${timeoutMs / 1_000} s` : result.stderr.trim();
         const progress = `Mount attempt ${number}/${tunnel.retry.attempts} failed due to ${reason}`;
-        caller.writeError(`${progress}, wait ${(verdict.pauseMs / 1_000).toFixed(1)} sec before next attempt.\n`);
+        caller.writeError(
+          `${progress}, wait ${(verdict.pauseMs / 1_000).toFixed(1)} sec before next attempt.\n`,
+        );
         await caller.pause(verdict.pauseMs);
         throwIfInterrupted(caller);
       }
@@ -190,7 +211,12 @@ async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
   }
 }
 
-async function runMountProgram(program: string, args: string[], timeoutMs: number, caller: Caller): Promise<ProgramResult> {
+async function runMountProgram(
+  program: string,
+  args: string[],
+  timeoutMs: number,
+  caller: Caller,
+): Promise<ProgramResult> {
   try {
     // LC_ALL: what it says is looked at, and shown next to our own English.
     const environment = { ...caller.environment, LC_ALL: 'C' };
@@ -223,7 +249,8 @@ function setReadAhead(spec: MountSpec, mountPoint: string, verbose: boolean, cal
   try {
     writeReadAhead(caller.files, mount, kib);
   } catch (thrown) {
-    if (verbose) caller.writeError(`${caller.program}: read-ahead stays as it is: ${(thrown as Error).message}\n`);
+    if (verbose)
+      caller.writeError(`${caller.program}: read-ahead stays as it is: ${(thrown as Error).message}\n`);
   }
 }
 

@@ -50,7 +50,8 @@ export async function runProgramFor(caller: Caller, body: () => Promise<void>): 
     await body();
     return 0;
   } catch (thrown) {
-    const error = asAgentError(thrown);
+    const { code, message, details } = asAgentError(thrown);
+    const error = new AgentError(code, onOneLine(message), details, thrown);
     caller.writeError(renderError(caller.program, error));
     return exitCodeOf(error);
   }
@@ -59,4 +60,12 @@ export async function runProgramFor(caller: Caller, body: () => Promise<void>): 
 /** Errors: `permission.not-root`. */
 export function checkRoot(caller: Caller): void {
   if (caller.uid !== 0) throw new AgentError('permission.not-root', `only root can run ${caller.program}`);
+}
+
+/** A message may quote what the user or a peer wrote; a terminal shall not obey it. */
+function onOneLine(message: string): string {
+  return message
+    .trim()
+    .replace(/\s*\n\s*/g, '; ')
+    .replace(/\p{C}/gu, '?');
 }

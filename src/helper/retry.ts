@@ -30,12 +30,19 @@ export function planAttemptMs(attempt: number, retry: MountRetry, lastAttemptMs:
  */
 export function decideAttempt(
   { end, stderr }: Pick<ProgramResult, 'end' | 'stderr'>,
-  { attempt, retry, accessPoint, random }: { attempt: number; retry: MountRetry; accessPoint: boolean; random: number },
+  {
+    attempt,
+    retry,
+    accessPoint,
+    random,
+  }: { attempt: number; retry: MountRetry; accessPoint: boolean; random: number },
 ): AttemptVerdict {
   const last = attempt >= retry.attempts;
   if (end.kind === 'exited' && end.status === 0) return { kind: 'mounted' };
   if (end.kind === 'timeout') return last ? { kind: 'timeout' } : { kind: 'again', pauseMs: 0 };
-  const passing = stderr.includes('reset by peer') || (accessPoint && stderr.includes('access denied by server'));
-  if (passing && !last) return { kind: 'again', pauseMs: Math.round(1_000 * (1.5 ** (attempt - 1) + random)) };
+  const passing =
+    stderr.includes('reset by peer') || (accessPoint && stderr.includes('access denied by server'));
+  if (passing && !last)
+    return { kind: 'again', pauseMs: Math.round(1_000 * (1.5 ** (attempt - 1) + random)) };
   return { kind: 'failed', status: end.kind === 'exited' ? end.status : mountFailure };
 }

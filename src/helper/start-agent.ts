@@ -43,7 +43,10 @@ export async function findAgent(caller: Caller): Promise<AgentConnection | null>
   const directory = runtimeDir(caller.environment);
   if (isDefaultOnSystemd(directory)) {
     const systemctl = findProgram('systemctl', caller.environment['PATH']);
-    const states = systemctl === null ? '' : (await runSystemctl(systemctl, ['is-active', socketUnit, serviceUnit], caller)).stdout;
+    const states =
+      systemctl === null
+        ? ''
+        : (await runSystemctl(systemctl, ['is-active', socketUnit, serviceUnit], caller)).stdout;
     if (/^active\n(?:inactive|failed)\n/.test(states)) return null;
   }
   return connectToAgent(controlSocketPath(directory));
@@ -64,7 +67,10 @@ async function startThroughSystemd(directory: string, caller: Caller): Promise<b
   if (systemctl === null) return false;
   const { end, stderr } = await runSystemctl(systemctl, ['start', socketUnit], caller);
   if (end.kind === 'exited' && (end.status === 0 || end.status === notInstalled)) return end.status === 0;
-  throw new AgentError('agent.start-failed', `systemctl start ${socketUnit} failed: ${lastLineOf(stderr) || end.kind}`);
+  throw new AgentError(
+    'agent.start-failed',
+    `systemctl start ${socketUnit} failed: ${lastLineOf(stderr) || end.kind}`,
+  );
 }
 
 function runSystemctl(systemctl: string, args: string[], caller: Caller) {
@@ -77,7 +83,8 @@ function runSystemctl(systemctl: string, args: string[], caller: Caller) {
 
 function spawnAgent(directory: string, caller: Caller): Started {
   const bundle = caller.agentBundle();
-  if (!existsSync(bundle)) throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
+  if (!existsSync(bundle))
+    throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
   const log = openLog(directory);
   const logStart = fstatSync(log).size;
   const environment = Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]]));
@@ -112,7 +119,12 @@ async function waitForAgent(directory: string, started: Started, caller: Caller)
     const end = started();
     const connection = await connectToAgent(socketPath);
     if (connection !== null) return connection;
-    if (end?.kind === 'failed') throw new AgentError('agent.start-failed', `the agent did not start: ${end.lastLine}`, startHint(directory));
+    if (end?.kind === 'failed')
+      throw new AgentError(
+        'agent.start-failed',
+        `the agent did not start: ${end.lastLine}`,
+        startHint(directory),
+      );
     await caller.pause(connectPauseMs);
   }
   throwIfInterrupted(caller);
@@ -124,7 +136,9 @@ async function waitForAgent(directory: string, started: Started, caller: Caller)
 }
 
 function startHint(directory: string): { hint: string } | Record<string, never> {
-  return isDefaultOnSystemd(directory) ? {} : { hint: `Read ${logPath(directory)}, or run efs-agent agent in a terminal to see why.` };
+  return isDefaultOnSystemd(directory)
+    ? {}
+    : { hint: `Read ${logPath(directory)}, or run efs-agent agent in a terminal to see why.` };
 }
 
 function logPath(directory: string): string {
@@ -137,7 +151,12 @@ function openLog(directory: string): number {
     return openSync(logPath(directory), 'a+', 0o600);
   } catch (cause) {
     const { code, path } = cause as NodeJS.ErrnoException;
-    throw new AgentError('runtime-dir.unusable', `cannot use the runtime directory ${directory}: ${code} at ${path}`, { directory }, cause);
+    throw new AgentError(
+      'runtime-dir.unusable',
+      `cannot use the runtime directory ${directory}: ${code} at ${path}`,
+      { directory },
+      cause,
+    );
   }
 }
 
@@ -148,5 +167,10 @@ function readFrom(file: number, start: number): string {
 
 /** The last line that is no continuation: our own errors end with an indented hint. */
 function lastLineOf(text: string): string {
-  return text.split('\n').findLast((line) => /^\S/.test(line))?.trim() ?? '';
+  return (
+    text
+      .split('\n')
+      .findLast((line) => /^\S/.test(line))
+      ?.trim() ?? ''
+  );
 }

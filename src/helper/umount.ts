@@ -23,7 +23,9 @@ export async function unmountFileSystem(request: UmountRequest, caller: Caller):
   try {
     await closeTunnel(mountPoint, caller);
   } catch (thrown) {
-    caller.writeError(`${caller.program}: ${mountPoint} is unmounted; its tunnel may still be open: ${asAgentError(thrown).message}\n`);
+    caller.writeError(
+      `${caller.program}: ${mountPoint} is unmounted; its tunnel may still be open: ${asAgentError(thrown).message}\n`,
+    );
   }
 }
 
@@ -32,12 +34,15 @@ async function findMountPoint(written: string, caller: Caller): Promise<string> 
   if (findEfsMount(written, caller) !== null) return written;
   const found = await resolveDirectory(written, caller.limits.lookMs, caller.environment);
   if (found.kind === 'directory' && findEfsMount(found.path, caller) !== null) return found.path;
-  throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${written}`, { mountPoint: written });
+  throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${written}`, {
+    mountPoint: written,
+  });
 }
 
 async function runUmount(request: UmountRequest, mountPoint: string, caller: Caller): Promise<void> {
   const program = findProgram('umount', caller.environment['PATH']);
-  if (program === null) throw new AgentError('umount.failed', 'umount was found neither in PATH nor in /sbin');
+  if (program === null)
+    throw new AgentError('umount.failed', 'umount was found neither in PATH nor in /sbin');
   // -i: not through a helper, that is, not through us. -c: without a look at the mount point.
   const args = ['-i', '-c'];
   if (request.force) args.push('-f');
@@ -55,7 +60,9 @@ async function runUmount(request: UmountRequest, mountPoint: string, caller: Cal
   }
   throwIfInterrupted(caller);
   const reason = stderr.trim().replace(/\s*\n\s*/g, '; ') || 'it gave no reason';
-  throw new AgentError('umount.failed', reason.startsWith('umount') ? reason : `umount: ${reason}`, { mountPoint });
+  throw new AgentError('umount.failed', reason.startsWith('umount') ? reason : `umount: ${reason}`, {
+    mountPoint,
+  });
 }
 
 async function closeTunnel(mountPoint: string, caller: Caller): Promise<void> {

@@ -30,8 +30,9 @@ export class Gatherer {
   #slab: Buffer | null = null;
   #startBytes = 0;
   #endBytes = 0;
-  /** Full blocks whose bytes the kernel has not taken yet. */
-  #full: Buffer[] = [];
+  /** Full blocks whose bytes the kernel has not taken yet, and after how many bytes of the stream it has. */
+  #full: { slab: Buffer; takenAtBytes: number }[] = [];
+  #writtenBytes = 0;
   #turnEnds = false;
 
   /** @param changed called when bytes have left: `heldBytes` is lower than before. */
@@ -51,7 +52,9 @@ export class Gatherer {
     let slab = this.#slab;
     if (slab !== null && slab.length - this.#endBytes < bytes.length) {
       this.flush();
-      this.#full.push(slab);
+      this.#full.push({ slab, takenAtBytes: this.#writtenBytes });
+      this.#slab = null;
+      this.#giveBack();
       slab = null;
     }
     if (slab === null) {
@@ -73,6 +76,7 @@ export class Gatherer {
     if (this.#slab === null || this.#startBytes === this.#endBytes) return;
     const piece = this.#slab.subarray(this.#startBytes, this.#endBytes);
     this.#startBytes = this.#endBytes;
+    this.#writtenBytes += piece.length;
     if (this.#sink.writable) this.#sink.write(piece, this.#written);
   }
 
@@ -82,15 +86,21 @@ export class Gatherer {
   };
 
   readonly #written = (): void => {
-    // Writes finish in order, so nothing refers to any block once nothing is waiting.
-    if (this.#sink.writableLength === 0 && !this.#sink.destroyed) {
-      for (const slab of this.#full) this.#slabs.give(slab);
-      this.#full = [];
-      if (this.#slab !== null && this.#startBytes === this.#endBytes) {
-        this.#slabs.give(this.#slab);
-        this.#slab = null;
-      }
-    }
+    this.#giveBack();
     this.#changed();
   };
+
+  /** Writes finish in order, so a block is free once the kernel has taken everything up to its end. */
+  #giveBack(): void {
+    // After a failed write the kernel may still read from the blocks: they are left to the garbage collector.
+    if (this.#sink.destroyed) return;
+    const takenBytes = this.#writtenBytes - this.#sink.writableLength;
+    while (this.#full.length > 0 && this.#full[0]!.takenAtBytes <= takenBytes) {
+      this.#slabs.give(this.#full.shift()!.slab);
+    }
+    if (this.#slab !== null && this.#startBytes === this.#endBytes && takenBytes === this.#writtenBytes) {
+      this.#slabs.give(this.#slab);
+      this.#slab = null;
+    }
+  }
 }

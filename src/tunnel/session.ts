@@ -8,8 +8,7 @@ import type { Upstream } from './dial.ts';
 import { Gatherer, type SlabPool } from './gather.ts';
 
 /** What one direction of a session may hold before its source stops reading; measured in docs/decisions/0003. */
-const markUpBytes = 512 * 1024;
-const markDownBytes = 1024 * 1024;
+const markBytes = 1024 * 1024;
 const keepAliveMs = 15_000;
 
 /** What a session asks of its tunnel, and tells it. */
@@ -58,11 +57,11 @@ export class Session {
     this.#local = local;
     this.#host = host;
     this.#gatherer = new Gatherer(local, host.slabs, () => this.#down.hold(this.#gatherer.heldBytes));
-    this.#up = host.budget.openFlow(markUpBytes, {
+    this.#up = host.budget.openFlow(markBytes, {
       pause: () => this.#local.pause(),
       resume: () => this.#local.resume(),
     });
-    this.#down = host.budget.openFlow(markDownBytes, {
+    this.#down = host.budget.openFlow(markBytes, {
       pause: () => this.#upstream?.socket.pause(),
       resume: () => this.#upstream?.socket.resume(),
     });

@@ -1,7 +1,14 @@
 import { readFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type AgentStage, fileSystemId, openAgentStage, type Running, targetName, waitFor } from '../support/agent-stage.ts';
+import {
+  type AgentStage,
+  fileSystemId,
+  openAgentStage,
+  type Running,
+  targetName,
+  waitFor,
+} from '../support/agent-stage.ts';
 
 let stage: AgentStage;
 beforeEach(() => {
@@ -124,7 +131,12 @@ test('the worker has its own user, no capabilities, and no secret in its environ
 });
 
 async function openTunnel(): Promise<{ program: Running; port: number }> {
-  const program = stage.start('dist/efs-agent.mjs', ['tunnel', fileSystemId, '-o', 'tls,mounttargetip=127.0.0.1']);
+  const program = stage.start('dist/efs-agent.mjs', [
+    'tunnel',
+    fileSystemId,
+    '-o',
+    'tls,mounttargetip=127.0.0.1',
+  ]);
   await waitFor(() => program.stdout().includes('\n'), 'the tunnel to be ready', program);
   return { program, port: Number(program.stdout().trim().split(':')[1]) };
 }

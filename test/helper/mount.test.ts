@@ -2,7 +2,15 @@ import { chmodSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync 
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runMountHelper } from '../../src/helper/program.ts';
-import { fileSystemId, type HelperStage, isAlive, mountScript, openHelperStage, statusOf, type TestCaller } from './stage.ts';
+import {
+  fileSystemId,
+  type HelperStage,
+  isAlive,
+  mountScript,
+  openHelperStage,
+  statusOf,
+  type TestCaller,
+} from './stage.ts';
 
 let stage: HelperStage;
 let caller: TestCaller;
@@ -75,7 +83,9 @@ test('with -v every phase is shown with its time', async () => {
 
   await mount('tls', '-v');
 
-  expect(caller.error).toMatch(/^mount\.efs: {6}1 ms {2}name\nmount\.efs: +\d+ ms {2}mount\.nfs4\nmount\.efs: +\d+ ms {2}mounted\n$/);
+  expect(caller.error).toMatch(
+    /^mount\.efs: {6}1 ms {2}name\nmount\.efs: +\d+ ms {2}mount\.nfs4\nmount\.efs: +\d+ ms {2}mounted\n$/,
+  );
   expect(stage.calls('mount')[0]).toContain(' -v -o ');
 });
 
@@ -87,7 +97,9 @@ test('a mount that takes long shows its phase to a person at a terminal, and to 
   const unwatched = stage.caller();
   watched.limits.slowMountMs = 50;
   unwatched.limits.slowMountMs = 50;
-  const running = [watched, unwatched].map((one) => runMountHelper([fileSystemId, stage.mountPoint, '-o', 'tls'], one));
+  const running = [watched, unwatched].map((one) =>
+    runMountHelper([fileSystemId, stage.mountPoint, '-o', 'tls'], one),
+  );
 
   await expect.poll(() => watched.error, { timeout: 5_000 }).toContain('credentials');
 
@@ -101,7 +113,9 @@ test('a refused mount shows the words of mount.nfs4 as text, then why, and ends 
   const denied = 'mount.nfs4: access denied by server while mounting 127.0.0.1:/';
   stage.plan(`fail 32 ${denied}`);
   const conversations = await stage.listen(
-    mountScript({ failure: { kind: 'failed', error: { code: 'access.denied', message: 'nobody may mount', details: {} } } }),
+    mountScript({
+      failure: { kind: 'failed', error: { code: 'access.denied', message: 'nobody may mount', details: {} } },
+    }),
   );
 
   const status = await mount();
@@ -146,7 +160,9 @@ test('an attempt that hangs is stopped, waited for and repeated at once', async 
 
   expect(status).toBe(0);
   expect(caller.pausesMs).toEqual([0]);
-  expect(caller.error).toBe('Mount attempt 1/3 failed due to no answer within 0.3 s, wait 0.0 sec before next attempt.\n');
+  expect(caller.error).toBe(
+    'Mount attempt 1/3 failed due to no answer within 0.3 s, wait 0.0 sec before next attempt.\n',
+  );
 });
 
 test('the last attempt has a deadline of its own: nfs.timeout, and no mount.nfs4 stays', async () => {
@@ -157,7 +173,9 @@ test('the last attempt has a deadline of its own: nfs.timeout, and no mount.nfs4
   const status = await mount();
 
   expect(status).toBe(32);
-  expect(caller.error).toMatch(/^mount\.efs: mount\.nfs4 had not mounted .* within 0\.3 s and was stopped \[nfs\.timeout\]\n/);
+  expect(caller.error).toMatch(
+    /^mount\.efs: mount\.nfs4 had not mounted .* within 0\.3 s and was stopped \[nfs\.timeout\]\n/,
+  );
   expect(isAlive(stage.mountPid()!)).toBe(false);
   expect(conversations[0]!.messages.at(-1)).toMatchObject({ kind: 'mount.ended', status: 32 });
 });
@@ -225,13 +243,18 @@ test('an agent that stays silent is given up', async () => {
 
 test('a failure the agent reports is shown with its code, and mount.nfs4 is not started', async () => {
   await stage.listen((_message, reply) =>
-    reply({ kind: 'failed', error: { code: 'target.silent', message: 'cannot reach 10.1.1.6:2049 within 5 s', details: {} } }),
+    reply({
+      kind: 'failed',
+      error: { code: 'target.silent', message: 'cannot reach 10.1.1.6:2049 within 5 s', details: {} },
+    }),
   );
 
   const status = await mount();
 
   expect(status).toBe(32);
-  expect(caller.error).toMatch(/^mount\.efs: cannot reach 10\.1\.1\.6:2049 within 5 s \[target\.silent\]\n {2}\S/);
+  expect(caller.error).toMatch(
+    /^mount\.efs: cannot reach 10\.1\.1\.6:2049 within 5 s \[target\.silent\]\n {2}\S/,
+  );
   expect(stage.calls('mount')).toEqual([]);
 });
 
@@ -251,10 +274,16 @@ test('the same file system mounted there already is fine and said on standard ou
 test.each([
   ['another file system', { fileSystemId: 'fs-0badcafe' }, /fs-0badcafe:\/ is mounted on/],
   ['another directory', { path: '/other' }, /:\/other is mounted on/],
-  ['another access point', { accessPointId: 'fsap-0123456789abcdef0' }, / through fsap-0123456789abcdef0 is mounted on/],
+  [
+    'another access point',
+    { accessPointId: 'fsap-0123456789abcdef0' },
+    / through fsap-0123456789abcdef0 is mounted on/,
+  ],
 ])('%s mounted there is no success', async (_what, changes, message) => {
   showMount();
-  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf(stage.mountPoint, changes) }));
+  await stage.listen((_message, reply) =>
+    reply({ kind: 'status', status: statusOf(stage.mountPoint, changes) }),
+  );
 
   const status = await mount();
 
@@ -268,13 +297,32 @@ test('a dead directory does not hang the helper', async () => {
   mkdirSync(bin);
   writeFileSync(join(bin, 'sh'), '#!/bin/sh\nexec sleep 1000\n');
   chmodSync(join(bin, 'sh'), 0o755);
-  caller = stage.caller({ environment: { ...stage.environment, PATH: `${bin}:${stage.environment['PATH']}` } });
+  caller = stage.caller({
+    environment: { ...stage.environment, PATH: `${bin}:${stage.environment['PATH']}` },
+  });
   caller.limits.lookMs = 100;
 
   const status = await mount();
 
   expect(status).toBe(32);
   expect(caller.error).toContain('did not answer within 0.1 s [mountpoint.busy]');
+});
+
+test('a mount.nfs4 that cannot be run is named, and the tunnel is given up', async () => {
+  const conversations = await stage.listen(mountScript());
+  const bin = join(stage.directory, 'bin');
+  mkdirSync(bin);
+  writeFileSync(join(bin, 'mount.nfs4'), '#!/no/such/interpreter\n');
+  chmodSync(join(bin, 'mount.nfs4'), 0o755);
+  caller = stage.caller({
+    environment: { ...stage.environment, PATH: `${bin}:${stage.environment['PATH']}` },
+  });
+
+  const status = await mount();
+
+  expect(status).toBe(32);
+  expect(caller.error).toContain('mount.nfs4: ENOENT [nfs.program-missing]');
+  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
 });
 
 test('a fake mount checks the command line and touches nothing', async () => {

@@ -15,7 +15,11 @@ import type { Caller } from '../../src/helper/caller.ts';
 const standIns = resolve(import.meta.dirname, '../support/stand-in');
 
 /** What the agent in a test answers to a message. */
-export type Script = (message: ClientMessage, reply: (...messages: AgentMessage[]) => void, socket: Socket) => void;
+export type Script = (
+  message: ClientMessage,
+  reply: (...messages: AgentMessage[]) => void,
+  socket: Socket,
+) => void;
 
 /** A conversation as the agent saw it. */
 export interface Conversation {
@@ -69,7 +73,8 @@ export function openHelperStage(): HelperStage {
     STAND_IN: directory,
     EFS_AGENT_RUNTIME_DIR: runtimeDir,
   };
-  const read = (name: string) => (existsSync(join(directory, name)) ? readFileSync(join(directory, name), 'utf8') : '');
+  const read = (name: string) =>
+    existsSync(join(directory, name)) ? readFileSync(join(directory, name), 'utf8') : '';
 
   return {
     directory,
@@ -149,7 +154,9 @@ export function openHelperStage(): HelperStage {
 }
 
 /** The agent's part in a mount: a tunnel on port 20049, then recorded if mount.nfs4 succeeded, else refused. */
-export function mountScript(changes: { attempts?: number; attemptTimeoutMs?: number; failure?: AgentMessage } = {}): Script {
+export function mountScript(
+  changes: { attempts?: number; attemptTimeoutMs?: number; failure?: AgentMessage } = {},
+): Script {
   const { attempts = 3, attemptTimeoutMs = 15_000 } = changes;
   return (message, reply) => {
     if (message.kind === 'tunnel.open') {
@@ -177,7 +184,10 @@ export function mountScript(changes: { attempts?: number; attemptTimeoutMs?: num
 }
 
 /** The status of an agent with one mount. */
-export function statusOf(mountPoint: string | null, changes: Partial<AgentStatus['mounts'][number]> = {}): AgentStatus {
+export function statusOf(
+  mountPoint: string | null,
+  changes: Partial<AgentStatus['mounts'][number]> = {},
+): AgentStatus {
   return {
     version: '0.1.0',
     pid: 4_711,

@@ -386,7 +386,7 @@ test('a silent ECS endpoint is given up within about two seconds', async () => {
   });
 });
 
-test.each([
+test.each<[string, (socket: Socket) => void, string]>([
   ['is no HTTP', (socket: Socket) => void socket.end(`${plantedSecret}\r\n\r\n`), 'no answer: HPE_'],
   ['is a reset', (socket: Socket) => void socket.resetAndDestroy(), 'no answer: ECONNRESET'],
   [
@@ -394,7 +394,7 @@ test.each([
     (socket: Socket) => void socket.end('HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{'),
     'no answer: ECONNRESET',
   ],
-] as const)('an answer that %s is named', async (_, answer, phrase) => {
+])('an answer that %s is named', async (_, answer, phrase) => {
   const containerEndpoint = await startRawEndpoint(answer);
 
   const error = await failureOf({ awsCredsUri: '/v2/option' }, { containerEndpoint });

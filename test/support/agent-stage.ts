@@ -1,6 +1,15 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -49,6 +58,7 @@ export interface AgentStage {
   startAgent(): Promise<Running>;
   /** `mount.efs` as mount(8) calls it. */
   mountEfs(...argv: string[]): Promise<Ended>;
+  umountEfs(...argv: string[]): Promise<Ended>;
   efsAgent(...argv: string[]): Promise<Ended>;
   start(program: string, argv: string[]): Running;
   status(): Promise<AgentStatus>;
@@ -74,6 +84,8 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
   const conf = join(directory, 'efs-utils.conf');
   mkdirSync(bin);
   mkdirSync(mountPoint);
+  for (const name of ['mount.efs', 'umount.efs'])
+    symlinkSync(join(bundles, 'mount-efs.cjs'), join(directory, name));
   const ca = createTemporaryCa();
   writeFileSync(caFile, ca.rootPem);
   writeFileSync(calls, '');
@@ -93,8 +105,19 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
     ca,
     environment,
     configure(mount, agent) {
-      const range = [`port_range_lower_bound = ${portRange[0]}`, `port_range_upper_bound = ${portRange[1] + 1}`];
-      const lines = ['[mount]', 'region = us-east-1', `stunnel_cafile = ${caFile}`, ...range, ...mount, '[agent]', ...agent];
+      const range = [
+        `port_range_lower_bound = ${portRange[0]}`,
+        `port_range_upper_bound = ${portRange[1] + 1}`,
+      ];
+      const lines = [
+        '[mount]',
+        'region = us-east-1',
+        `stunnel_cafile = ${caFile}`,
+        ...range,
+        ...mount,
+        '[agent]',
+        ...agent,
+      ];
       writeFileSync(conf, `${lines.join('\n')}\n`);
     },
     async startTarget(options = { names: [targetName] }) {
@@ -108,7 +131,8 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       await waitFor(() => agent.stderr().includes('agent.ready'), 'the agent to be ready', agent);
       return agent;
     },
-    mountEfs: (...argv) => stage.start(join(bundles, 'mount-efs.cjs'), argv).ended,
+    mountEfs: (...argv) => stage.start(join(directory, 'mount.efs'), argv).ended,
+    umountEfs: (...argv) => stage.start(join(directory, 'umount.efs'), argv).ended,
     efsAgent: (...argv) => stage.start(join(bundles, 'efs-agent.mjs'), argv).ended,
     start(program, argv) {
       const started = startProgram(process.execPath, [program, ...argv], environment);
@@ -142,7 +166,8 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
 export async function waitFor(fits: () => boolean, what: string, program?: Running): Promise<void> {
   const deadline = performance.now() + 15_000;
   while (!fits()) {
-    if (performance.now() > deadline) throw new Error(`waited in vain for ${what}\n${program?.stderr() ?? ''}`);
+    if (performance.now() > deadline)
+      throw new Error(`waited in vain for ${what}\n${program?.stderr() ?? ''}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }
@@ -169,7 +194,12 @@ async function startEchoTarget(ca: TemporaryCa, options: TemporaryCertificateOpt
   const sockets = new Set<Socket>();
   let accepted = 0;
   const server = tls.createServer(
-    { key: certificate.privateKeyPem, cert: certificate.certificatePem, requestCert: true, rejectUnauthorized: false },
+    {
+      key: certificate.privateKeyPem,
+      cert: certificate.certificatePem,
+      requestCert: true,
+      rejectUnauthorized: false,
+    },
     (socket) => {
       accepted += 1;
       socket.on('error', () => socket.destroy());

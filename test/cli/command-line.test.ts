@@ -1,0 +1,190 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { resolve } from 'node:path';
+import fc from 'fast-check';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { runCommandLine } from '../../src/cli/command-line.ts';
+import {
+  fileSystemId,
+  type HelperStage,
+  mountScript,
+  openHelperStage,
+  statusOf,
+  type TestCaller,
+} from '../helper/stage.ts';
+
+const program = resolve(import.meta.dirname, '../../dist/efs-agent.mjs');
+let stage: HelperStage;
+let caller: TestCaller;
+beforeEach(() => {
+  stage = openHelperStage();
+  caller = stage.caller({ program: 'efs-agent' });
+});
+afterEach(() => stage.close());
+
+test('--help names every command, --version the version', async () => {
+  expect(await runCommandLine(['--help'], caller)).toBe(0);
+  for (const command of ['mount', 'umount', 'status', 'tunnel', 'agent', 'target'])
+    expect(caller.out).toContain(`efs-agent ${command}`);
+
+  const second = stage.caller();
+  expect(await runCommandLine(['--version'], second)).toBe(0);
+  expect(second.out).toMatch(/^\d+\.\d+\.\d+\S*\n$/);
+});
+
+test.each([
+  [[], 'give a command'],
+  [['frobnicate'], 'unknown command frobnicate'],
+  [['mount'], 'Not enough non-option arguments: got 0, need at least 2'],
+  [['mount', fileSystemId, '/mnt', 'more'], 'Unknown argument: more'],
+  [['mount', fileSystemId, '/mnt', '-o'], 'Not enough arguments following: o'],
+  [['status', '--jsno'], 'Unknown argument: jsno'],
+  [['target', '--region', 'a', '--region', 'b'], 'give --region only once'],
+])('%j is a usage error: one line and a hint', async (argv, message) => {
+  const status = await runCommandLine(argv as string[], caller);
+
+  expect(status).toBe(1);
+  expect(caller.error).toBe(`efs-agent: ${message} [usage]\n  Run efs-agent --help.\n`);
+});
+
+test('mount joins repeated and attached options and mounts', async () => {
+  const conversations = await stage.listen(mountScript());
+
+  const status = await runCommandLine(
+    ['mount', `${fileSystemId}:/app`, stage.mountPoint, '-otls', '-o', 'iam,ro'],
+    caller,
+  );
+
+  expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+  expect(conversations[0]!.messages[0]).toMatchObject({
+    spec: { path: '/app', iam: true, nfsOptions: [{ name: 'ro', value: null }] },
+  });
+  expect(await runCommandLine(['umount', stage.mountPoint], caller)).toBe(0);
+});
+
+test('status without an agent says so, for programs too, and starts none', async () => {
+  expect(await runCommandLine(['status'], caller)).toBe(0);
+  expect(caller.out).toBe('the agent is not running; no tunnel is open\n');
+
+  const second = stage.caller();
+  expect(await runCommandLine(['status', '--json'], second)).toBe(0);
+  expect(JSON.parse(second.out)).toMatchObject({ pid: null, mounts: [] });
+});
+
+test('status --json is what the agent said', async () => {
+  const said = statusOf('/mnt/efs');
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: said }));
+
+  await runCommandLine(['status', '--json'], caller);
+
+  expect(JSON.parse(caller.out)).toEqual(said);
+});
+
+test('a tunnel prints exactly its address and ends with 0 when it is interrupted', async () => {
+  const conversations = await stage.listen(mountScript());
+  const running = runCommandLine(['tunnel', fileSystemId, '-o', 'tls'], caller);
+  await expect.poll(() => caller.out, { timeout: 5_000 }).toBe('127.0.0.1:20049\n');
+
+  caller.interrupt();
+
+  expect(await running).toBe(0);
+  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  expect(conversations[0]!.messages).toMatchObject([{ kind: 'tunnel.open', mountPoint: null }]);
+});
+
+test('a tunnel whose agent goes away ends with 2', async () => {
+  const script = mountScript();
+  await stage.listen((message, reply, socket) => {
+    script(message, reply, socket);
+    socket.end();
+  });
+
+  const status = await runCommandLine(['tunnel', fileSystemId, '-o', 'tls'], caller);
+
+  expect(status).toBe(2);
+  expect(caller.error).toContain('[agent.unreachable]');
+});
+
+test('a tunnel refuses NFS options', async () => {
+  const status = await runCommandLine(['tunnel', fileSystemId, '-o', 'tls,rsize=4096'], caller);
+
+  expect(status).toBe(1);
+  expect(caller.error).toContain('a tunnel alone has no NFS options: rsize=4096 [option.unsupported]');
+});
+
+test('the real tunnel command ends with 0 on SIGTERM', async () => {
+  await stage.listen(mountScript());
+  const child = spawn(process.execPath, [program, 'tunnel', fileSystemId, '-o', 'tls'], {
+    env: stage.environment,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const exited = once(child, 'exit');
+  const [line] = await once(child.stdout, 'data');
+
+  child.kill('SIGTERM');
+
+  expect(String(line)).toBe('127.0.0.1:20049\n');
+  expect(await exited).toEqual([0, null]);
+});
+
+test('a reader that goes away is no failure', async () => {
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf('/mnt/efs') }));
+  const child = spawn(process.execPath, [program, 'status', '--json'], {
+    env: stage.environment,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  child.stdout.destroy();
+
+  expect(await once(child, 'exit')).toEqual([0, null]);
+});
+
+const word = fc.oneof(
+  fc.constantFrom(
+    'mount',
+    'umount',
+    'status',
+    'tunnel',
+    '-o',
+    '-v',
+    '-f',
+    '-l',
+    '--json',
+    '--',
+    '-',
+    '',
+    '--no-json',
+    '--json=false',
+  ),
+  fc.constantFrom(
+    fileSystemId,
+    'tls',
+    '/no/such',
+    '-otls',
+    '--o',
+    '--o=',
+    '--__proto__',
+    '--constructor=1',
+    '--a.b=c',
+    '-vf',
+    '--help=no',
+  ),
+  fc.string({ maxLength: 10 }),
+  fc.string({ unit: 'binary', maxLength: 10 }),
+);
+
+test('no command line shows a stack trace, a defect, or ends without a word', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(word, { maxLength: 7 }), async (argv) => {
+      fc.pre(!argv.includes('agent') && !argv.includes('target'));
+      const one = stage.caller({ program: 'efs-agent' });
+
+      const status = await runCommandLine(argv, one);
+
+      if (status === 0) expect(one.out).not.toBe('');
+      else expect(one.error).toMatch(/^efs-agent: [^\n]* \[[a-z-]+(?:\.[a-z-]+)?\]\n {2}\S/);
+      expect(one.error + one.out).not.toMatch(/\n\s+at |\[internal\]/);
+      expect([0, 1, 2, 32]).toContain(status);
+    }),
+    { numRuns: 2_000 },
+  );
+}, 60_000);

@@ -1,0 +1,102 @@
+import { once } from 'node:events';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { afterEach, expect, test } from 'vitest';
+import { Gatherer, SlabPool } from '../../src/tunnel/gather.ts';
+
+const kibibyte = 1024;
+const recordBytes = 16 * kibibyte;
+
+let undo: (() => void)[] = [];
+afterEach(() => {
+  for (const step of undo) step();
+  undo = [];
+});
+
+class CountingPool extends SlabPool {
+  lent = 0;
+  most = 0;
+
+  override take(): Buffer {
+    this.lent++;
+    this.most = Math.max(this.most, this.lent);
+    return super.take();
+  }
+
+  override give(slab: Buffer): void {
+    this.lent--;
+    super.give(slab);
+  }
+}
+
+async function openPair(): Promise<{ sink: Socket; reader: Socket }> {
+  const server = createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const sink = connect((server.address() as AddressInfo).port, '127.0.0.1');
+  const [reader] = (await once(server, 'connection')) as [Socket];
+  undo.push(() => {
+    for (const socket of [sink, reader]) socket.destroy();
+    server.close();
+  });
+  return { sink, reader };
+}
+
+test('a reader that always lags behind gets every byte, and few blocks are ever in use', async () => {
+  const { sink, reader } = await openPair();
+  const pool = new CountingPool();
+  const totalRecords = 4_000;
+  let sent = 0;
+  const fill = (): void => {
+    while (sent < totalRecords && gatherer.heldBytes < 1024 * kibibyte) gatherer.add(record(sent++));
+  };
+  const gatherer = new Gatherer(sink, pool, fill);
+  fill();
+
+  let got = 0;
+  let wrong = 0;
+  while (got < totalRecords * recordBytes) {
+    const chunk: Buffer | null = reader.read();
+    if (chunk === null) {
+      await once(reader, 'readable', { signal: AbortSignal.timeout(5_000) });
+      continue;
+    }
+    for (let at = 0; at < chunk.length; at += 509) {
+      if (chunk[at] !== (Math.floor((got + at) / recordBytes) & 255)) wrong++;
+    }
+    got += chunk.length;
+  }
+
+  expect(wrong).toBe(0);
+  expect(pool.most).toBeLessThanOrEqual(8);
+  await expect.poll(() => pool.lent).toBe(0);
+  expect(gatherer.heldBytes).toBe(0);
+});
+
+test('a single small answer leaves at once', async () => {
+  const { sink, reader } = await openPair();
+  const gatherer = new Gatherer(sink, new SlabPool(), () => {});
+
+  gatherer.add(Buffer.from('answer'));
+
+  expect(sink.bytesWritten).toBe(6);
+  await once(reader, 'readable');
+  expect(String(reader.read())).toBe('answer');
+});
+
+test('bytes that follow in the same turn leave together when it ends', async () => {
+  const { sink } = await openPair();
+  let writes = 0;
+  const gatherer = new Gatherer(sink, new SlabPool(), () => {
+    writes++;
+  });
+
+  for (let count = 0; count < 10; count++) gatherer.add(record(count));
+
+  await expect.poll(() => gatherer.heldBytes).toBe(0);
+  expect(writes).toBe(2);
+  expect(sink.bytesWritten).toBe(10 * recordBytes);
+});
+
+function record(index: number): Buffer {
+  return Buffer.alloc(recordBytes, index & 255);
+}
