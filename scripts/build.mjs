@@ -1,5 +1,5 @@
 // Builds the bundles into dist/: one file per process, no node_modules at run time.
-import { chmodSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { build } from 'esbuild';
 
 const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
@@ -34,35 +34,48 @@ export { STSClient, AssumeRoleWithWebIdentityCommand, GetCallerIdentityCommand }
 export { fromIni } from '@aws-sdk/credential-providers';
 `;
 
-rmSync('dist', { recursive: true, force: true });
-await Promise.all([
-  ...Object.entries(processes).map(([name, entry]) =>
+// Built beside and put in place whole: a program that starts meanwhile finds the old or the new one.
+const fresh = `dist.new-${process.pid}`;
+const stale = `dist.old-${process.pid}`;
+try {
+  await Promise.all([
+    ...Object.entries(processes).map(([name, entry]) =>
+      build({
+        ...shared,
+        entryPoints: [entry],
+        outfile: `${fresh}/${name}.cjs`,
+        format: 'cjs',
+        plugins: [awsSdkApart],
+      }),
+    ),
     build({
       ...shared,
-      entryPoints: [entry],
-      outfile: `dist/${name}.cjs`,
+      stdin: { contents: awsSdk, resolveDir: '.' },
+      outfile: `${fresh}/aws-sdk.cjs`,
       format: 'cjs',
-      plugins: [awsSdkApart],
     }),
-  ),
-  build({
-    ...shared,
-    stdin: { contents: awsSdk, resolveDir: '.' },
-    outfile: 'dist/aws-sdk.cjs',
-    format: 'cjs',
-  }),
-  // yargs is an ES module only; splitting keeps each command's code out of the others' start-up.
-  build({
-    ...shared,
-    entryPoints: { 'efs-agent': 'src/main.ts' },
-    outdir: 'dist',
-    outExtension: { '.js': '.mjs' },
-    format: 'esm',
-    splitting: true,
-    chunkNames: 'chunks/[name]-[hash]',
-    banner: {
-      js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);",
-    },
-  }),
-]);
-for (const name of ['dist/mount-efs.cjs', 'dist/efs-agent.mjs']) chmodSync(name, 0o755);
+    // yargs is an ES module only; splitting keeps each command's code out of the others' start-up.
+    build({
+      ...shared,
+      entryPoints: { 'efs-agent': 'src/main.ts' },
+      outdir: fresh,
+      outExtension: { '.js': '.mjs' },
+      format: 'esm',
+      splitting: true,
+      chunkNames: 'chunks/[name]-[hash]',
+      banner: {
+        js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);",
+      },
+    }),
+  ]);
+  for (const name of ['mount-efs.cjs', 'efs-agent.mjs']) chmodSync(`${fresh}/${name}`, 0o755);
+  try {
+    renameSync('dist', stale);
+  } catch {
+    // The first build.
+  }
+  renameSync(fresh, 'dist');
+} finally {
+  rmSync(fresh, { recursive: true, force: true });
+  rmSync(stale, { recursive: true, force: true });
+}

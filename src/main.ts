@@ -1,5 +1,7 @@
 #!/usr/bin/env node
-import { runCommandLine } from './cli/command-line.ts';
 import { createCaller } from './helper/caller.ts';
 
-process.exit(await runCommandLine(process.argv.slice(2), createCaller('efs-agent')));
+const caller = createCaller('efs-agent');
+// Only now: yargs wants a working directory when it is loaded.
+const { runCommandLine } = await import('./cli/command-line.ts');
+process.exit(await runCommandLine(process.argv.slice(2), caller));

@@ -5,4 +5,4 @@ import { runMountHelper, runUmountHelper } from './helper/program.ts';
 
 const program = basename(process.argv[1] ?? 'mount.efs');
 const run = program.startsWith('umount') ? runUmountHelper : runMountHelper;
-run(process.argv.slice(2), createCaller(program)).then((status) => process.exit(status));
+void run(process.argv.slice(2), createCaller(program)).then((status) => process.exit(status));

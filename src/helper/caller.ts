@@ -59,7 +59,7 @@ export function createCaller(program: string): Caller {
     program,
     environment: process.env,
     uid: process.geteuid?.() ?? -1,
-    workingDirectory: process.cwd(),
+    workingDirectory: readWorkingDirectory(),
     writeOut: createWriter(() => process.stdout),
     writeError: createWriter(() => process.stderr),
     stderrIsTerminal: isatty(2),
@@ -74,6 +74,16 @@ export function createCaller(program: string): Caller {
     random: Math.random,
   };
   return caller;
+}
+
+function readWorkingDirectory(): string {
+  try {
+    return process.cwd();
+  } catch {
+    // It has been removed: absolute paths still work.
+    process.chdir('/');
+    return '/';
+  }
 }
 
 /** Node opens a standard stream at the first look at it, which a silent success never takes. */

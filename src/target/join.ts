@@ -30,6 +30,8 @@ function carry(from: Duplex, to: Duplex, count: (bytes: number) => void): void {
   });
   to.on('drain', () => from.resume());
   from.on('end', () => to.end());
+  // A stream whose first byte was looked at has been paused.
+  from.resume();
 }
 
 function whenClosed(stream: Duplex, other: Duplex): Promise<void> {

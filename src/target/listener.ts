@@ -230,6 +230,8 @@ function refuse(client: Socket | TLSSocket, counters: JoinCounters): Promise<voi
       client.write(step.bytes);
     });
     client.once('end', () => client.end());
+    // Its first byte was looked at, which has paused it.
+    client.resume();
     if (client.closed) done();
     else client.once('close', () => done());
   });

@@ -119,7 +119,7 @@ export class Tunnel {
   /** Destroys everything. */
   close(): void {
     for (const aborting of this.#probing) aborting.abort();
-    this.#takeWarm()?.socket.destroy();
+    this.cool();
     for (const session of this.#sessions) session.destroy('tunnel-closed');
   }
 
@@ -142,7 +142,7 @@ export class Tunnel {
   }
 
   #keepWarm(upstream: Upstream): void {
-    this.#takeWarm()?.socket.destroy();
+    this.cool();
     const forget = (): void => {
       if (this.#warm?.upstream === upstream) this.#takeWarm();
       upstream.socket.destroy();

@@ -127,6 +127,31 @@ test('the real tunnel command ends with 0 on SIGTERM', async () => {
   expect(await exited).toEqual([0, null]);
 });
 
+test('a working directory that has been removed is no defect', async () => {
+  const child = spawn(
+    'sh',
+    [
+      '-c',
+      'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$2" "$3" status',
+      'sh',
+      `${stage.directory}/gone`,
+      process.execPath,
+      program,
+    ],
+    {
+      env: stage.environment,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
+  let written = '';
+  child.stdout.on('data', (chunk) => {
+    written += chunk;
+  });
+
+  expect(await once(child, 'close')).toEqual([0, null]);
+  expect(written).toBe('the agent is not running; no tunnel is open\n');
+});
+
 test('a reader that goes away is no failure', async () => {
   await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf('/mnt/efs') }));
   const child = spawn(process.execPath, [program, 'status', '--json'], {

@@ -1,0 +1,108 @@
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
+import type { Child } from '../../src/core/ports.ts';
+import { startChild } from '../../src/host/children.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'efs-agent-children-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Answers 'facts' with what it sees of its surroundings, 'echo' with the message, and writes to a socket it is given. */
+const program = join(folder, 'child.cjs');
+writeFileSync(
+  program,
+  `process.on('message', (message, socket) => {
+    if (socket) socket.end('from the child');
+    else if (message === 'facts') process.send({ env: Object.keys(process.env).sort(), cwd: process.cwd(), execArgv: process.execArgv });
+    else if (message === 'leave') process.exit(3);
+    else process.send(message);
+  });`,
+);
+
+interface Started {
+  child: Child<unknown, unknown>;
+  received: unknown[];
+  ends: string[];
+}
+
+function start(path = program, environment: NodeJS.ProcessEnv = {}): Started {
+  const child = startChild<unknown, unknown>(path, ['--max-old-space-size=64'], environment);
+  const started: Started = { child, received: [], ends: [] };
+  child.onMessage((message) => started.received.push(message));
+  child.onExit((how) => started.ends.push(how));
+  onTestFinished(() => child.kill('SIGKILL'));
+  return started;
+}
+
+const deadline = { timeout: 10_000 };
+
+test('a child sees only the environment it is given, and stands in the root directory', async () => {
+  const { child, received } = start(program, { EFS_TEST: '1' });
+
+  child.send('facts');
+
+  await expect.poll(() => received, deadline).toHaveLength(1);
+  const { env, cwd, execArgv } = received[0] as { env: string[]; cwd: string; execArgv: string[] };
+  expect(env.filter((name) => !name.startsWith('NODE_CHANNEL_'))).toEqual(['EFS_TEST']);
+  expect(cwd).toBe('/');
+  expect(execArgv).toEqual(['--max-old-space-size=64']);
+});
+
+test('messages keep their bytes, in both directions', async () => {
+  const { child, received } = start();
+  const message = { kind: 'x', bytes: new Uint8Array([0, 255, 10]), none: null, at: 2 ** 53 };
+
+  child.send(message);
+
+  await expect.poll(() => received, deadline).toHaveLength(1);
+  expect(received[0]).toMatchObject({ kind: 'x', none: null, at: 2 ** 53 });
+  expect([...(received[0] as typeof message).bytes]).toEqual([0, 255, 10]);
+});
+
+test('an accepted socket that travels with a message belongs to the child', async () => {
+  const { child } = start();
+  const server = createServer({ pauseOnConnect: true }, (socket) => child.send({ kind: 'session' }, socket));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onTestFinished(() => void server.close());
+
+  const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
+  const [bytes] = await once(client, 'data');
+
+  expect(String(bytes)).toBe('from the child');
+});
+
+test('the end of a child is told once, with its status or signal', async () => {
+  const leaving = start();
+  const killed = start();
+
+  leaving.child.send('leave');
+  killed.child.kill('SIGKILL');
+
+  await expect.poll(() => leaving.ends, deadline).toEqual(['exit status 3']);
+  await expect.poll(() => killed.ends, deadline).toEqual(['signal SIGKILL']);
+});
+
+test('a program that is not there ends like any other', async () => {
+  const { ends } = start(join(folder, 'missing.cjs'));
+
+  await expect.poll(() => ends, deadline).toEqual(['exit status 1']);
+});
+
+test('a message to a child that has ended is lost, and its socket is closed', async () => {
+  const { child, ends } = start();
+  child.kill('SIGKILL');
+  await expect.poll(() => ends, deadline).toHaveLength(1);
+  const server = createServer({ pauseOnConnect: true }, (socket) => child.send({ kind: 'session' }, socket));
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onTestFinished(() => void server.close());
+
+  const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
+  client.resume();
+
+  await once(client, 'close');
+});
