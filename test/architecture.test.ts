@@ -10,7 +10,13 @@ const rules: Record<string, { folders: string[]; packages: string[] }> = {
   tunnel: { folders: ['core'], packages: [] },
   identity: {
     folders: ['core'],
-    packages: ['@aws-sdk/client-sts', '@aws-sdk/credential-providers', 'node-forge'],
+    packages: [
+      '@aws-sdk/client-ec2',
+      '@aws-sdk/client-efs',
+      '@aws-sdk/client-sts',
+      '@aws-sdk/credential-providers',
+      'node-forge',
+    ],
   },
   target: { folders: ['core'], packages: ['asn1js'] },
   host: { folders: ['core'], packages: [] },
@@ -194,4 +200,19 @@ test('the local mount target shares no code with the signer it checks', async ()
 
   expect(sources.filter((name) => /^src\/(identity|tunnel|agent)\//.test(name))).toEqual([]);
   expect(packages.filter((name) => /^@aws-sdk|^@smithy|^node-forge$/.test(name))).toEqual([]);
+});
+
+test('docs/dependencies.md has every dependency, each with an exact version, and no other', () => {
+  const { dependencies, devDependencies } = JSON.parse(readFileSync('package.json', 'utf8')) as Record<
+    string,
+    Record<string, string>
+  >;
+  const versions = { ...dependencies, ...devDependencies };
+  const rows = readFileSync('docs/dependencies.md', 'utf8').match(/^\| `.*/gm) ?? [];
+  const listed = rows.flatMap((row) =>
+    [...row.split(' | ')[0]!.matchAll(/`([^`]+)`/g)].map((match) => match[1]),
+  );
+
+  expect(listed.toSorted()).toEqual(Object.keys(versions).toSorted());
+  for (const version of Object.values(versions)) expect(version).toMatch(/^\d+\.\d+\.\d+$/);
 });

@@ -37,6 +37,8 @@ export interface TunnelPorts {
   clock: Clock;
   log: Log;
   random: () => number;
+  /** Numbers sessions, over all tunnels of the agent. */
+  nextSessionId(): number;
   resolveName: ResolveName;
   workers: Workers;
   identities: Identities;
@@ -66,6 +68,8 @@ export interface Tunnel {
   /** Sessions that are open, or waiting for a worker. */
   openSessions(): number;
   receive(message: WorkerToAgent): void;
+  /** A socket that no worker has taken after all: it waits for the next one. */
+  takeBack(socket: Socket): void;
   /** The worker is gone with its sessions. */
   workerLost(): void;
   /** A new worker is ready. */
@@ -94,7 +98,6 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
   const waiting: Socket[] = [];
   const total = { bytesUp: 0, bytesDown: 0 };
   let current = { bytesUp: 0, bytesDown: 0 };
-  let nextSessionId = 1;
   let accepted = 0;
   let known = false;
   let closed = false;
@@ -148,7 +151,7 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
       const socket = waiting.shift();
       if (socket === undefined) break;
       if (socket.destroyed) continue;
-      const sessionId = nextSessionId++;
+      const sessionId = ports.nextSessionId();
       if (!workers.handOver(tunnelId, sessionId, socket, endpoints)) {
         waiting.unshift(socket);
         break;
@@ -296,6 +299,10 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
           break;
         }
       }
+    },
+    takeBack(socket: Socket): void {
+      waiting.push(socket);
+      handOver();
     },
     workerLost(): void {
       total.bytesUp += current.bytesUp;

@@ -66,6 +66,11 @@ export async function wireAgent(
       onLost: () => {
         for (const tunnel of mounts.list()) tunnel.workerLost();
       },
+      onReturned(tunnelId, socket) {
+        const tunnel = mounts.list().find(({ id }) => id === tunnelId);
+        if (tunnel === undefined) socket.destroy();
+        else tunnel.takeBack(socket);
+      },
       onReady: () => {
         for (const tunnel of mounts.list()) tunnel.workerReady();
       },
@@ -78,7 +83,9 @@ export async function wireAgent(
     startIdentity: () =>
       startChild<AgentToIdentity, IdentityToAgent>(join(bundles, 'identity.cjs'), [], childEnvironment),
   });
+  let sessions = 0;
   const mounts = createMounts({
+    nextSessionId: () => ++sessions,
     version,
     hostName: hostname(),
     clock: systemClock,

@@ -21,8 +21,10 @@ export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
 /** What the tunnels hear from the worker. */
 export interface WorkerListener {
   onMessage(message: WorkerToAgent): void;
-  /** The worker is gone, with every session it had. */
+  /** The worker is gone, with every session it had taken. */
   onLost(): void;
+  /** The worker is gone before it took this socket: it is whole and waits for the next one. Comes after `onLost`. */
+  onReturned(tunnelId: string, socket: Socket): void;
   /** A worker is there and knows all tunnels: waiting sockets may be handed over. */
   onReady(): void;
 }
@@ -59,6 +61,8 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     { resolve(facts: UpstreamFacts): void; reject(error: AgentError): void; send(): void; sent: boolean }
   >();
   const closing = new Map<string, () => void>();
+  /** Sockets on their way to the worker, by session. */
+  const handing = new Map<number, { tunnelId: string; socket: Socket }>();
   let state: WorkerState = initialWorkerState;
   let child: WorkerChild | null = null;
   let restarts = 0;
@@ -134,6 +138,9 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     for (const resolve of closing.values()) resolve();
     closing.clear();
     listener.onLost();
+    const returned = [...handing.values()];
+    handing.clear();
+    for (const { tunnelId, socket } of returned) listener.onReturned(tunnelId, socket);
   }
 
   function receive(message: WorkerToAgent): void {
@@ -152,6 +159,13 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         probes.get(message.requestId)?.reject(fromErrorMessage(message.error));
         probes.delete(message.requestId);
         break;
+      case 'session.taken': {
+        const { tunnelId, sessionId } = message;
+        handing.get(sessionId)?.socket.destroy();
+        handing.delete(sessionId);
+        child?.send({ kind: 'session.go', tunnelId, sessionId });
+        break;
+      }
       case 'tunnel.closed':
         closing.get(message.tunnelId)?.();
         closing.delete(message.tunnelId);
@@ -203,6 +217,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     },
     handOver(tunnelId, sessionId, socket, endpoints) {
       if (!isUp()) return false;
+      handing.set(sessionId, { tunnelId, socket });
       child?.send({ kind: 'session.open', tunnelId, sessionId, endpoints }, socket);
       return true;
     },

@@ -20,7 +20,7 @@ export type Log = (level: LogLevel, event: string, fields?: Details) => void;
 /** A child process of ours with an IPC channel: a tunnel worker or an identity process. */
 export interface Child<Sent, Received> {
   readonly pid: number;
-  /** Sends a message, with an accepted socket if given; the socket then belongs to the child. */
+  /** Sends a message, with a copy of an accepted socket if given; closing one's own is left to the caller. */
   send(message: Sent, socket?: Socket): void;
   onMessage(listener: (message: Received) => void): void;
   /** Called once, when the process has ended or its channel is gone. */

@@ -32,8 +32,10 @@ export type AgentToWorker =
   | { kind: 'tunnel.endpoints'; tunnelId: string; endpoints: Endpoint[] }
   /** Ends the tunnel: all its sessions and its warm connection are destroyed; answered by `tunnel.closed`. */
   | { kind: 'tunnel.close'; tunnelId: string }
-  /** An accepted local socket travels with this message. */
+  /** An accepted local socket travels with this message; not a byte of it is read before `session.go`. */
   | { kind: 'session.open'; tunnelId: string; sessionId: number; endpoints: Endpoint[] }
+  /** The agent has given up its copy of the socket: the session is the worker's alone. */
+  | { kind: 'session.go'; tunnelId: string; sessionId: number }
   | { kind: 'ping'; sequence: number };
 
 /** What the TLS handshake with a mount target established. */
@@ -61,6 +63,8 @@ export type WorkerToAgent =
   | { kind: 'probe.failed'; tunnelId: string; requestId: number; error: ErrorMessage }
   /** The worker is about to dial again and asks for fresh addresses; it goes on with the old ones if none come. */
   | { kind: 'endpoints.wanted'; tunnelId: string }
+  /** The socket has arrived. Until then the agent keeps it, and gives it to the next worker if this one dies. */
+  | { kind: 'session.taken'; tunnelId: string; sessionId: number }
   | { kind: 'session.connected'; tunnelId: string; sessionId: number; upstream: UpstreamFacts }
   | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
   | { kind: 'tunnel.closed'; tunnelId: string }

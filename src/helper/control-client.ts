@@ -52,7 +52,7 @@ export function connectToAgent(socketPath: string): Promise<AgentConnection | nu
 }
 
 /** EAGAIN: the agent's backlog is full at this moment; it listens, and trying again is right. */
-const absentCodes = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN']);
+const absentCodes = new Set(['ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'EAGAIN']);
 
 function openConversation(socket: Socket): AgentConnection {
   const split = createLineSplitter();

@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
-import { AgentError } from '../core/errors.ts';
+import { AgentError, faults } from '../core/errors.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
 import { controlSocketPath, runtimeDir } from '../host/runtime-dir.ts';
 import type { Caller } from './caller.ts';
@@ -152,9 +152,9 @@ function openLog(directory: string): number {
   } catch (cause) {
     const { code, path } = cause as NodeJS.ErrnoException;
     throw new AgentError(
-      'runtime-dir.unusable',
-      `cannot use the runtime directory ${directory}: ${code} at ${path}`,
-      { directory },
+      'agent.start-failed',
+      `the agent was not started: cannot use the runtime directory ${directory}: ${code} at ${path}`,
+      { directory, hint: faults['runtime-dir.unusable'].hint },
       cause,
     );
   }

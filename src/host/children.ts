@@ -26,11 +26,7 @@ export function startChild<Sent, Received>(
     pid: child.pid ?? -1,
     send(message, socket) {
       // A channel that just closed is reported by 'exit'; the message is lost with the process.
-      if (!child.connected) {
-        socket?.destroy();
-        return;
-      }
-      child.send(message as Serializable, socket, {}, () => {});
+      if (child.connected) child.send(message as Serializable, socket, { keepOpen: true }, () => {});
     },
     onMessage(listener) {
       child.on('message', (message) => listener(message as Received));

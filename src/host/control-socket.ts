@@ -1,4 +1,4 @@
-import { link, rename, rm } from 'node:fs/promises';
+import { link, lstat, rename, rm } from 'node:fs/promises';
 import { connect, createServer, type Server } from 'node:net';
 import { AgentError } from '../core/errors.ts';
 
@@ -6,8 +6,7 @@ import { AgentError } from '../core/errors.ts';
  * Opens the control socket, readable and writable by root only.
  *
  * Only one agent can have it: the socket is bound under a private name and linked to its place, which fails
- * if one is there; a socket that nobody answers on is taken away by renaming, which only one of two agents
- * that start at once can do.
+ * if one is there; one that nobody answers on is replaced by renaming, by the one agent that holds the claim on it.
  *
  * Errors: `agent.busy` when another agent answers there; `runtime-dir.unusable`.
  */
@@ -15,7 +14,7 @@ export async function openControlSocket(path: string): Promise<Server> {
   const own = `${path}.${process.pid}`;
   try {
     const server = await listen({ path: own });
-    await linkOrReplace(own, path);
+    await takePlace(own, path);
     await rm(own, { force: true });
     return server;
   } catch (error) {
@@ -35,29 +34,46 @@ export function adoptControlSocket(fd: number): Promise<Server> {
   return listen({ fd });
 }
 
-async function linkOrReplace(own: string, path: string): Promise<void> {
-  const busy = new AgentError('agent.busy', `another agent answers on ${path}`, { path });
+/** Links our socket to a place, or puts it over one that nobody answers on. */
+async function takePlace(own: string, path: string): Promise<void> {
+  if (await linkUnlessThere(own, path)) return;
+  const stale = await identify(path);
+  if (stale === null) return takePlace(own, path);
+  if (await answers(path)) throw busy(path);
+  // Who holds this name may replace this very socket, and nobody else: of agents that start at once, one gets it.
+  const claim = `${path}.${stale}`;
+  await takePlace(own, claim);
+  if ((await identify(path)) !== stale) {
+    await rm(claim, { force: true });
+    throw busy(path);
+  }
+  // Both at once: our socket is in its place, and the claim is given up.
+  await rename(claim, path);
+}
+
+async function linkUnlessThere(own: string, path: string): Promise<boolean> {
   try {
     await link(own, path);
-    return;
+    return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    throw error;
   }
-  if (await answers(path)) throw busy;
-  const stale = `${own}.stale`;
+}
+
+/** Tells one socket from the next in the same place; null when none is there. */
+async function identify(path: string): Promise<string | null> {
   try {
-    await rename(path, stale);
-    if (await answers(stale)) {
-      // Another agent put its socket there between our two looks: give it back.
-      await link(stale, path).catch(() => {});
-      throw busy;
-    }
-  } finally {
-    await rm(stale, { force: true });
+    const { ino, mtimeNs } = await lstat(path, { bigint: true });
+    return `${ino}-${mtimeNs}`;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
   }
-  await link(own, path).catch(() => {
-    throw busy;
-  });
+}
+
+function busy(path: string): AgentError {
+  return new AgentError('agent.busy', `another agent answers on ${path}`, { path });
 }
 
 function answers(path: string): Promise<boolean> {
@@ -67,7 +83,10 @@ function answers(path: string): Promise<boolean> {
       socket.destroy();
       resolve(true);
     });
-    socket.once('error', () => resolve(false));
+    // Any other error, such as that of a full queue, comes from a socket that somebody serves.
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      resolve(!['ECONNREFUSED', 'ENOENT', 'ENOTSOCK'].includes(error.code ?? '')),
+    );
   });
 }
 

@@ -208,7 +208,7 @@ export function translateDialError(
     const issuer = certificate === null ? 'an unknown issuer' : renderName(certificate.issuer);
     return say(
       'tls.untrusted',
-      `${where} presented a certificate of ${issuer}, which is not trusted (${code})`,
+      `${where} presented a certificate issued by ${issuer}, which no trusted root vouches for (${code})`,
     );
   }
   if (code.startsWith('E') && !code.startsWith('ERR_') && code !== 'EPROTO') {
@@ -382,7 +382,7 @@ function renderName(name: tls.Certificate | undefined): string {
 
 function namesOf(certificate: tls.PeerCertificate | null): string {
   if (certificate === null) return 'another name';
-  return certificate.subjectaltname ?? renderName(certificate.subject);
+  return certificate.subjectaltname?.replaceAll('DNS:', '') ?? renderName(certificate.subject);
 }
 
 function certificateOf(thrown: unknown): tls.PeerCertificate | null {

@@ -34,6 +34,8 @@ export class Tunnel {
   readonly #host: TunnelHost;
   readonly #probing = new Set<AbortController>();
   readonly #sessions = new Set<Session>();
+  /** Sockets that have arrived, of which the agent still has a copy. */
+  readonly #taken = new Map<number, Socket>();
   /** Of the sessions that are gone. */
   readonly #past: SessionCounters = { bytesUp: 0, bytesDown: 0 };
   #serverName = '';
@@ -66,7 +68,7 @@ export class Tunnel {
   }
 
   get openSessions(): number {
-    return this.#sessions.size;
+    return this.#sessions.size + this.#taken.size;
   }
 
   get totals(): SessionCounters {
@@ -94,9 +96,23 @@ export class Tunnel {
     }
   }
 
+  /** Confirms that a local socket has arrived; nothing is read from it yet. */
+  takeSession(sessionId: number, local: Socket): void {
+    this.#taken.set(sessionId, local);
+    this.#host.report({ kind: 'session.taken', tunnelId: this.id, sessionId });
+  }
+
+  /** Nobody is left who could take these sockets back: they are ours. */
+  startTakenSessions(): void {
+    for (const sessionId of [...this.#taken.keys()]) this.startSession(sessionId);
+  }
+
   /** Serves one local stream until it ends. */
-  openSession(sessionId: number, local: Socket): void {
-    this.#log('info', 'session.accepted', { sessionId });
+  startSession(sessionId: number): void {
+    const local = this.#taken.get(sessionId);
+    if (local === undefined) return;
+    this.#taken.delete(sessionId);
+    this.#log('info', 'session.accepted', { session: sessionId });
     const session = new Session(local, {
       budget: this.#host.budget,
       slabs: this.#host.slabs,
@@ -105,7 +121,7 @@ export class Tunnel {
       wantEndpoints: () => this.#host.report({ kind: 'endpoints.wanted', tunnelId: this.id }),
       dialFailed: (error, again) =>
         this.#log(again ? 'debug' : 'warn', 'upstream.failed', {
-          sessionId,
+          session: sessionId,
           code: error.code,
           message: error.message,
         }),
@@ -120,6 +136,8 @@ export class Tunnel {
   close(): void {
     for (const aborting of this.#probing) aborting.abort();
     this.cool();
+    for (const local of this.#taken.values()) local.on('error', () => {}).resetAndDestroy();
+    this.#taken.clear();
     for (const session of this.#sessions) session.destroy('tunnel-closed');
   }
 
@@ -178,7 +196,7 @@ export class Tunnel {
     this.#past.bytesUp += counters.bytesUp;
     this.#past.bytesDown += counters.bytesDown;
     const unusual = cause === 'upstream-reset' || cause === 'upstream-unreachable';
-    this.#log(unusual ? 'warn' : 'info', 'session.closed', { sessionId, cause, ...counters, error });
+    this.#log(unusual ? 'warn' : 'info', 'session.closed', { session: sessionId, cause, ...counters, error });
     this.#host.report({ kind: 'session.closed', tunnelId: this.id, sessionId, cause, ...counters });
     this.#host.sessionGone();
   }
@@ -199,6 +217,6 @@ export class Tunnel {
   }
 
   #log(level: 'error' | 'warn' | 'info' | 'debug', event: string, fields: Details): void {
-    this.#host.log(level, event, { tunnelId: this.id, ...fields });
+    this.#host.log(level, event, { tunnel: this.id, ...fields });
   }
 }

@@ -30,7 +30,10 @@ process.on('message', (message: AgentToWorker, socket: unknown) =>
   receive(message, socket as Socket | undefined),
 );
 process.on('disconnect', () => {
-  for (const tunnel of tunnels.values()) tunnel.cool();
+  for (const tunnel of tunnels.values()) {
+    tunnel.cool();
+    tunnel.startTakenSessions();
+  }
   exitWhenIdle();
 });
 // Whatever threw may have left a session half done: a new worker and reconnecting kernels are safer than going on.
@@ -122,9 +125,12 @@ function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefine
         return;
       }
       tunnel.endpoints = message.endpoints;
-      tunnel.openSession(sessionId, socket);
+      tunnel.takeSession(sessionId, socket);
       return;
     }
+    case 'session.go':
+      tunnel?.startSession(message.sessionId);
+      return;
   }
 }
 

@@ -107,5 +107,7 @@ test('a runtime directory that cannot be made is a clear message', async () => {
   const status = await mount(caller);
 
   expect(status).toBe(2);
-  expect(caller.error).toMatch(/\[(?:runtime-dir\.unusable|agent\.unreachable)\]/);
+  expect(caller.error).toMatch(
+    /cannot use the runtime directory .*: ENOTDIR at .* \[agent\.start-failed\]\n {2}Make the runtime directory/,
+  );
 });

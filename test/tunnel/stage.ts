@@ -38,7 +38,12 @@ export async function startWorker(
   const endpointsOf = new Map<string, Endpoint[]>();
   let sessions = 0;
   let pings = 0;
-  child.on('message', (message: WorkerToAgent) => said.push(message));
+  child.on('message', (message: WorkerToAgent) => {
+    said.push(message);
+    if (message.kind !== 'session.taken') return;
+    const { tunnelId, sessionId } = message;
+    child.send({ kind: 'session.go', tunnelId, sessionId } satisfies AgentToWorker);
+  });
 
   const hears = async <K extends Kind>(kind: K, fits: (message: MessageOf<K>) => boolean = () => true) => {
     const giveUp = AbortSignal.timeout(deadlineMs);

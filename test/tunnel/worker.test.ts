@@ -286,7 +286,7 @@ test('the log tells of the accepted connection, the mount target and its certifi
   await endOf(client);
 
   const fields = async (event: string) => (await worker.logs(event)).fields;
-  expect(await fields('session.accepted')).toMatchObject({ tunnelId: 't', sessionId: 1 });
+  expect(await fields('session.accepted')).toMatchObject({ tunnel: 't', session: 1 });
   expect(await fields('upstream.connected')).toMatchObject({ endpoint: `127.0.0.1:${peer.port}` });
   expect(await fields('certificate.accepted')).toMatchObject({
     depth: 0,
