@@ -45,6 +45,14 @@ export interface EchoTarget {
   close(): Promise<void>;
 }
 
+export interface LocalTarget {
+  metadataEndpoint: string;
+  /** The directory behind the file system. */
+  exported: string;
+  /** Event lines written so far. */
+  events(): Record<string, unknown>[];
+}
+
 /** An agent of its own: runtime directory, configuration, PATH with a stand-in `mount.nfs4`. */
 export interface AgentStage {
   directory: string;
@@ -55,6 +63,8 @@ export interface AgentStage {
   /** Writes the configuration again: lines for `[mount]` and lines for `[agent]`. */
   configure(mount: string[], agent: string[]): void;
   startTarget(certificate?: TemporaryCertificateOptions): Promise<EchoTarget>;
+  /** The local mount target of efs-agent itself, with instance metadata; configures the agent for it. */
+  startLocalTarget(policy: object | null): Promise<LocalTarget>;
   startAgent(): Promise<Running>;
   /** `mount.efs` as mount(8) calls it. */
   mountEfs(...argv: string[]): Promise<Ended>;
@@ -125,6 +135,37 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       targets.add(target);
       stage.configure([], [`mount_target_port = ${target.port}`]);
       return target;
+    },
+    async startLocalTarget(policy) {
+      const exported = join(directory, 'exported');
+      const events = join(directory, 'events');
+      const policyFile = join(directory, 'policy.json');
+      mkdirSync(exported);
+      if (policy !== null) writeFileSync(policyFile, JSON.stringify(policy));
+      const target = stage.start(join(bundles, 'efs-agent.mjs'), [
+        'target',
+        '--json',
+        ...['--listen', '127.0.0.1:0', '--metadata', '127.0.0.1:0', '--events', events],
+        ...['--file-system', `${fileSystemId}=${exported}`, '--state-dir', join(directory, 'target')],
+        ...(policy === null ? [] : ['--policy', policyFile]),
+      ]);
+      await waitFor(() => target.stdout().includes('\n'), 'the local mount target to be ready', target);
+      const ready = JSON.parse(target.stdout()) as {
+        caFile: string;
+        metadataEndpoint: string;
+        listen: { port: number }[];
+      };
+      writeFileSync(caFile, readFileSync(ready.caFile));
+      stage.configure(
+        [],
+        [`metadata_endpoint = ${ready.metadataEndpoint}`, `mount_target_port = ${ready.listen[0]!.port}`],
+      );
+      const lines = () => readFileSync(events, 'utf8').split('\n').filter(Boolean);
+      return {
+        metadataEndpoint: ready.metadataEndpoint,
+        exported,
+        events: () => lines().map((line) => JSON.parse(line) as Record<string, unknown>),
+      };
     },
     async startAgent() {
       const agent = stage.start(join(bundles, 'agent.cjs'), []);

@@ -36,9 +36,11 @@ async function joined() {
   return { client, backend, counters, done };
 }
 
+/** Everything up to the end of the other's direction; leaves our own open. */
 async function read(socket: Socket): Promise<string> {
   const chunks: Buffer[] = [];
-  for await (const chunk of socket) chunks.push(chunk as Buffer);
+  socket.on('data', (chunk: Buffer) => void chunks.push(chunk));
+  await once(socket, 'end');
   return Buffer.concat(chunks).toString();
 }
 
