@@ -4,17 +4,28 @@ const node = { environment: 'node', pool: 'forks' as const };
 
 export default defineConfig({
   test: {
-    // Two groups: `npx vitest run --project fast`, and `--project kernel`, which starts virtual machines.
+    // Three groups: `npx vitest run --project fast`; `--project interop`, which installs programs of others to talk to; and
+    // `--project kernel`, which starts virtual machines.
     projects: [
       {
         test: {
           ...node,
           name: 'fast',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/kernel/**'],
+          exclude: ['test/kernel/**', 'test/interop/**'],
           globalSetup: ['test/support/build-bundles.ts'],
           testTimeout: 30_000,
           hookTimeout: 60_000,
+        },
+      },
+      {
+        test: {
+          ...node,
+          name: 'interop',
+          include: ['test/interop/**/*.test.ts'],
+          globalSetup: ['test/support/build-bundles.ts'],
+          testTimeout: 30_000,
+          hookTimeout: 300_000,
         },
       },
       {

@@ -35,17 +35,26 @@ const commands = {
       const { drawRelays } = await import('./picture.mjs');
       writeFileSync(options.svg, drawRelays(figures));
     }
-    return { figures, text: formatRelays(figures), held: figures.runs.every(({ failure }) => failure === undefined) };
+    return {
+      figures,
+      text: formatRelays(figures),
+      held: figures.runs.every(({ failure }) => failure === undefined),
+    };
   },
   async memory(options) {
     const { measureMemory, formatMemory } = await import('./memory.mjs');
     const counts = options.short ? [1, 20] : [1, 100, 500];
-    const figures = await measureMemory({ say, counts, idleSeconds: options.short ? 3 : 30 });
+    const idleSeconds = options.short ? 3 : 30;
+    const figures = await measureMemory({ say, counts, idleSeconds, identityLeaves: !options.short });
     return { figures, text: formatMemory(figures), held: true };
   },
   async latency(options) {
     const { measureLatency, formatLatency } = await import('./latency.mjs');
-    const figures = await measureLatency({ say, rounds: options.short ? 3 : 20, coldRounds: options.short ? 1 : 10 });
+    const figures = await measureLatency({
+      say,
+      rounds: options.short ? 3 : 20,
+      coldRounds: options.short ? 1 : 10,
+    });
     return { figures, text: formatLatency(figures), held: true };
   },
   async gate() {
@@ -80,6 +89,10 @@ function readArguments() {
 async function main() {
   const { values, positionals } = readArguments();
   const name = positionals[0] ?? 'relay';
+  for (const option of ['rounds', 'seconds']) {
+    if (!(Number(values[option]) > 0))
+      throw new Error(`--${option} ${values[option]}: write a number above 0`);
+  }
   if (values.help || positionals.length > 1 || !Object.hasOwn(commands, name)) {
     (values.help ? process.stdout : process.stderr).write(usage);
     return values.help ? 0 : 2;

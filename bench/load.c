@@ -123,7 +123,8 @@ static bool answer(struct peer *peer, const uint8_t *call) {
   memcpy(header + 4, call + 4, 4);
   put32(header + 8, 1);
   put32(header + 24, known ? 0 : 1);
-  return append(peer, header, sizeof header) && append(peer, NULL, reply_bytes - sizeof header);
+  /* Each reply leaves at once and in TLS records of its own, as from a server with many threads. */
+  return append(peer, header, sizeof header) && append(peer, NULL, reply_bytes - sizeof header) && flush(peer);
 }
 
 static void *serve_peer(void *argument) {
@@ -150,7 +151,6 @@ static void *serve_peer(void *argument) {
     }
     have -= at;
     memmove(peer->in, peer->in + at, have);
-    if (peer->out_bytes > 0 && !(peer->ssl != NULL && SSL_has_pending(peer->ssl)) && !flush(peer)) break;
   }
 closed:
   if (peer->ssl != NULL) SSL_free(peer->ssl);
@@ -237,7 +237,7 @@ static int serve(const char *certificate, const char *key) {
 
 /* ---------------------------------------------------------------- drive */
 
-enum { max_kinds = 8, sub_buckets = 64, buckets = 64 * sub_buckets, max_pieces = 64 };
+enum { max_kinds = 8, sub_buckets = 64, buckets = 64 * sub_buckets };
 
 struct kind {
   unsigned count;
@@ -299,34 +299,26 @@ static void enqueue(struct client *client, unsigned number, uint64_t now) {
   client->queue[(client->head + client->waiting++) % client->slot_count] = number;
 }
 
+/* One send for each call, as the kernel's client does. */
 static void send_waiting(struct client *client) {
   while (client->waiting > 0) {
-    struct iovec pieces[max_pieces];
+    struct slot *slot = &client->slots[client->queue[client->head]];
+    struct iovec pieces[2];
     struct msghdr message = {.msg_iov = pieces};
-    size_t skip = client->head_sent;
-    for (unsigned i = 0; i < client->waiting && message.msg_iovlen + 2 <= max_pieces; i++) {
-      struct slot *slot = &client->slots[client->queue[(client->head + i) % client->slot_count]];
-      size_t body = slot->kind->call_bytes - call_header_bytes;
-      if (skip < call_header_bytes) {
-        pieces[message.msg_iovlen++] = (struct iovec){slot->header + skip, call_header_bytes - skip};
-        skip = 0;
-      } else {
-        skip -= call_header_bytes;
-      }
-      if (body > skip) pieces[message.msg_iovlen++] = (struct iovec){zeros, body - skip};
-      skip = 0;
+    size_t sent = client->head_sent;
+    if (sent < call_header_bytes) {
+      pieces[message.msg_iovlen++] = (struct iovec){slot->header + sent, call_header_bytes - sent};
+      sent = call_header_bytes;
     }
-    ssize_t sent = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0 && errno != EAGAIN) die("the relay closed the connection (send)");
-    if (sent < 0) break;
-    client->head_sent += (size_t)sent;
-    while (client->waiting > 0) {
-      size_t call_bytes = client->slots[client->queue[client->head]].kind->call_bytes;
-      if (client->head_sent < call_bytes) break;
-      client->head_sent -= call_bytes;
-      client->head = (client->head + 1) % client->slot_count;
-      client->waiting--;
-    }
+    if (sent < slot->kind->call_bytes) pieces[message.msg_iovlen++] = (struct iovec){zeros, slot->kind->call_bytes - sent};
+    ssize_t more = sendmsg(client->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (more < 0 && errno != EAGAIN) die("the relay closed the connection (send)");
+    if (more < 0) break;
+    client->head_sent += (size_t)more;
+    if (client->head_sent < slot->kind->call_bytes) continue;
+    client->head_sent = 0;
+    client->head = (client->head + 1) % client->slot_count;
+    client->waiting--;
   }
 }
 

@@ -15,6 +15,19 @@ export function family(pid) {
   return members;
 }
 
+/** What the process was started with; empty when it has gone. */
+export function commandLine(pid) {
+  return read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim();
+}
+
+/** The processes whose command line names this file. */
+export function findProcesses(file) {
+  return list('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => commandLine(pid).includes(file));
+}
+
 /** Proportional set size of the processes together, in KiB. */
 export function sumPssKib(pids) {
   return sum(pids, (pid) => Number(/^Pss:\s+(\d+)/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0));

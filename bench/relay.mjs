@@ -21,12 +21,18 @@ export const loads = {
   'reads-64k': bytes('64 KiB reads, 64 outstanding', 1, [[64, words, 64 * kib + words]]),
   'calls-64': calls('200-byte calls, 64 outstanding', 1, [[64, 200, 200]]),
   'calls-1': calls('200-byte calls, one at a time', 1, [[1, 200, 200]]),
-  'connections-16': bytes('16 connections, 64 KiB reads, 4 outstanding on each', 16, [[4, words, 64 * kib + words]]),
-  mixed: bytes('mixed: 48 200-byte calls, 8 1 MiB reads, 8 1 MiB writes outstanding; latency of the calls', 1, [
-    [48, 200, 200],
-    [8, words, mib + words],
-    [8, mib + words, words],
+  'connections-16': bytes('16 connections, 64 KiB reads, 4 outstanding on each', 16, [
+    [4, words, 64 * kib + words],
   ]),
+  mixed: bytes(
+    'mixed: 48 200-byte calls, 8 1 MiB reads, 8 1 MiB writes outstanding; latency of the calls',
+    1,
+    [
+      [48, 200, 200],
+      [8, words, mib + words],
+      [8, mib + words, words],
+    ],
+  ),
 };
 
 /** Ours against stunnel in the same run; docs/decisions/0005. */
@@ -56,10 +62,13 @@ function calls(title, connections, kinds) {
 
 /** Runs it all. Gives the figures; they are what `--json` writes and what text and picture are made from. */
 export async function measureRelays({ say, rounds, seconds, added, only, onlyLoads }) {
+  const wanted = { ...ownRelays, ...Object.fromEntries(added.map(parseRelay)) };
+  mustBeKnown('--only', only, Object.keys(wanted));
+  mustBeKnown('--load', onlyLoads, Object.keys(loads));
   const stage = await openStage({ say });
   try {
     const server = await startServer(stage);
-    const relays = await openRelays(stage, server, { added, only });
+    const relays = await openRelays(stage, server, wanted, only);
     const chosen = Object.keys(loads).filter((id) => onlyLoads.length === 0 || onlyLoads.includes(id));
     const runs = [];
     for (const id of chosen) {
@@ -91,7 +100,15 @@ export async function measureRelays({ say, rounds, seconds, added, only, onlyLoa
 export async function runLoad(stage, server, relay, load, seconds) {
   const pids = relay.pids();
   const kinds = load.kinds.map(([count, call, reply]) => `${count}x${call}:${reply}`).join(',');
-  const words = [relay.port, load.connections, kinds, warmMs, Math.round(seconds * 1000), server.pid, ...pids];
+  const words = [
+    relay.port,
+    load.connections,
+    kinds,
+    warmMs,
+    Math.round(seconds * 1000),
+    server.pid,
+    ...pids,
+  ];
   forgetPeaks(pids);
   try {
     const facts = JSON.parse(await run(stage.load, ['drive', ...words.map(String)]));
@@ -110,7 +127,10 @@ export async function runLoad(stage, server, relay, load, seconds) {
 
 /** `rate`: MiB or calls per second. `cpu`: seconds per GiB, or microseconds per call; null where there is no relay. */
 function deriveFigures(load, { seconds, kinds }, relayCpu) {
-  const totalBytes = kinds.reduce((total, { calls, callBytes, replyBytes }) => total + calls * (callBytes + replyBytes), 0);
+  const totalBytes = kinds.reduce(
+    (total, { calls, callBytes, replyBytes }) => total + calls * (callBytes + replyBytes),
+    0,
+  );
   const totalCalls = kinds.reduce((total, { calls }) => total + calls, 0);
   const units = load.unit === 'bytes' ? totalBytes / mib : totalCalls;
   const cpuSeconds = Object.values(relayCpu).reduce((total, one) => total + one, 0);
@@ -123,8 +143,12 @@ function deriveFigures(load, { seconds, kinds }, relayCpu) {
   };
 }
 
-async function openRelays(stage, server, { added, only }) {
-  const wanted = { ...ownRelays, ...Object.fromEntries(added.map(parseRelay)) };
+function mustBeKnown(option, names, known) {
+  const unknown = names.find((name) => !known.includes(name));
+  if (unknown !== undefined) throw new Error(`${option} ${unknown}: there are ${known.join(', ')}`);
+}
+
+async function openRelays(stage, server, wanted, only) {
   const relays = [];
   for (const [name, open] of Object.entries(wanted)) {
     if (only.length > 0 && !only.includes(name)) continue;
@@ -164,7 +188,8 @@ function compare(own, ofLoad) {
     .map((one) => [one, ofLoad.find((other) => other.relay === 'stunnel' && other.round === one.round)])
     .filter(([, other]) => other !== undefined);
   if (pairs.length === 0) return null;
-  const ratio = (key) => (own[0][key] === null ? null : median(pairs.map(([one, other]) => one[key] / other[key])));
+  const ratio = (key) =>
+    own[0][key] === null ? null : median(pairs.map(([one, other]) => one[key] / other[key]));
   return { rate: ratio('rate'), cpu: ratio('cpu'), p50Us: ratio('p50Us') };
 }
 
@@ -196,17 +221,23 @@ export function formatRelays({ machine, date, rounds, seconds, results }) {
   }
   const rows = goalRows(results);
   if (rows.length > 0) {
-    parts.push(`### Goals: efs-agent against stunnel\n\n${formatTable(['load', 'figure', 'goal', 'measured', ''], rows)}`);
+    parts.push(
+      `### Goals: efs-agent against stunnel\n\n${formatTable(['load', 'figure', 'goal', 'measured', ''], rows)}`,
+    );
   }
   return `${parts.join('\n\n')}\n`;
 }
 
 function goalRows(results) {
   return goals.flatMap(([id, figure, sense, goal]) => {
-    const measured = results.find((result) => result.id === id)?.figures['efs-agent']?.againstStunnel?.[figure];
+    const measured = results.find((result) => result.id === id)?.figures['efs-agent']?.againstStunnel?.[
+      figure
+    ];
     if (measured === undefined || measured === null) return [];
     const met = sense === 'at most' ? measured <= goal : measured >= goal;
-    return [[loads[id].title, figureNames[figure], `${sense} ${goal}`, measured.toFixed(2), met ? 'met' : 'MISSED']];
+    return [
+      [loads[id].title, figureNames[figure], `${sense} ${goal}`, measured.toFixed(2), met ? 'met' : 'MISSED'],
+    ];
   });
 }
 

@@ -31,11 +31,21 @@ export async function openEfsAgent(stage, server, { name = 'efs-agent', nodeFlag
   const { tlsPort } = server;
   const lower = await freePort();
   const agent = await startAgent(stage, name.replace(/\W/g, '-'), {
-    mount: [`stunnel_cafile = ${stage.ca}`, `port_range_lower_bound = ${lower}`, `port_range_upper_bound = ${lower + 50}`],
+    mount: [
+      `stunnel_cafile = ${stage.ca}`,
+      `port_range_lower_bound = ${lower}`,
+      `port_range_upper_bound = ${lower + 50}`,
+    ],
     agent: [`mount_target_port = ${tlsPort}`],
     nodeFlags,
   });
-  const command = [join(stage.dist, 'efs-agent.mjs'), 'tunnel', fileSystemId, '-o', 'tls,mounttargetip=127.0.0.1'];
+  const command = [
+    join(stage.dist, 'efs-agent.mjs'),
+    'tunnel',
+    fileSystemId,
+    '-o',
+    'tls,mounttargetip=127.0.0.1',
+  ];
   const tunnel = stage.start(process.execPath, command, { env: agent.env });
   const port = Number((await firstLine(tunnel, 'efs-agent tunnel')).split(':').at(-1));
   return { name, port, pids: () => family(agent.program.pid) };
@@ -123,7 +133,9 @@ export function parseRelay(text) {
         conf: writeProxyConf(stage, name, port, tlsPort),
       };
       const words = command.split(/\s+/).filter(Boolean);
-      const filled = words.map((word) => word.replace(/\{([a-z-]+)\}/g, (whole, key) => values[key] ?? whole));
+      const filled = words.map((word) =>
+        word.replace(/\{([a-z-]+)\}/g, (whole, key) => values[key] ?? whole),
+      );
       return startForeign(stage, name, port, filled);
     },
   ];

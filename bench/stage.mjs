@@ -71,9 +71,12 @@ export async function openStage({ say }) {
     },
     onClose: (step) => closing.push(step),
     async close() {
-      for (const step of closing.splice(0).reverse()) await step();
-      await Promise.all([...running].map(stage.stop));
-      rmSync(directory, { recursive: true, force: true });
+      try {
+        for (const step of closing.splice(0).reverse()) await step();
+      } finally {
+        await Promise.all([...running].map(stage.stop));
+        rmSync(directory, { recursive: true, force: true });
+      }
     },
   };
   const onSignal = () => {
@@ -178,7 +181,8 @@ export function needProgram(program, packageName, say, unwantedUnits = []) {
   installPackage(packageName, `for ${program}`, say);
   // A package's own service has no part in this.
   if (isInPath('systemctl')) {
-    for (const unit of unwantedUnits) ignoreFailure(() => execFileSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' }));
+    for (const unit of unwantedUnits)
+      ignoreFailure(() => execFileSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' }));
   }
   if (!isInPath(program)) throw new Unavailable(`${program} is not in PATH`);
 }
@@ -192,14 +196,19 @@ function installPackage(name, why, say) {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   try {
     execFileSync('apt-get', [...options, 'update'], { env, stdio: 'ignore' });
-    execFileSync('apt-get', [...options, 'install', '-y', '--no-install-recommends', name], { env, stdio: 'ignore' });
+    execFileSync('apt-get', [...options, 'install', '-y', '--no-install-recommends', name], {
+      env,
+      stdio: 'ignore',
+    });
   } catch {
     throw new Unavailable(`the package ${name} cannot be installed`);
   }
 }
 
 function isInPath(program) {
-  return (process.env.PATH ?? '').split(':').some((folder) => folder !== '' && existsSync(join(folder, program)));
+  return (process.env.PATH ?? '')
+    .split(':')
+    .some((folder) => folder !== '' && existsSync(join(folder, program)));
 }
 
 /** A copy: a build that runs meanwhile must not change what is measured. */
@@ -214,7 +223,17 @@ function makeCertificates(stage) {
   const openssl = (...args) => execFileSync('openssl', args, { stdio: ['ignore', 'ignore', 'pipe'] });
   const newKey = ['-newkey', 'rsa:2048', '-nodes', '-days', '2'];
   const issued = ['-CA', stage.ca, '-CAkey', stage.path('ca.key'), '-CAcreateserial', '-days', '2'];
-  openssl('req', '-x509', ...newKey, '-subj', '/CN=Benchmark Root', '-keyout', stage.path('ca.key'), '-out', stage.ca);
+  openssl(
+    'req',
+    '-x509',
+    ...newKey,
+    '-subj',
+    '/CN=Benchmark Root',
+    '-keyout',
+    stage.path('ca.key'),
+    '-out',
+    stage.ca,
+  );
   for (const [name, subject, use] of [
     ['server', '*.efs.us-east-1.amazonaws.com', 'serverAuth'],
     ['client', 'benchmark', 'clientAuth'],
@@ -222,14 +241,34 @@ function makeCertificates(stage) {
     const request = stage.path(`${name}.csr`);
     const alternative = name === 'server' ? `subjectAltName=DNS:${subject}\n` : '';
     const extensions = stage.write(`${name}.ext`, `${alternative}extendedKeyUsage=${use}\n`);
-    openssl('req', ...newKey.slice(0, 3), '-subj', `/CN=${subject}`, '-keyout', stage.path(`${name}.key`), '-out', request);
-    openssl('x509', '-req', '-in', request, ...issued, '-extfile', extensions, '-out', stage.path(`${name}.pem`));
+    openssl(
+      'req',
+      ...newKey.slice(0, 3),
+      '-subj',
+      `/CN=${subject}`,
+      '-keyout',
+      stage.path(`${name}.key`),
+      '-out',
+      request,
+    );
+    openssl(
+      'x509',
+      '-req',
+      '-in',
+      request,
+      ...issued,
+      '-extfile',
+      extensions,
+      '-out',
+      stage.path(`${name}.pem`),
+    );
   }
 }
 
 function compileLoad(stage) {
   needProgram('cc', 'gcc', stage.say);
-  if (!existsSync('/usr/include/openssl/ssl.h')) installPackage('libssl-dev', "for OpenSSL's headers", stage.say);
+  if (!existsSync('/usr/include/openssl/ssl.h'))
+    installPackage('libssl-dev', "for OpenSSL's headers", stage.say);
   const source = join(import.meta.dirname, 'load.c');
   execFileSync('cc', ['-O2', '-Wall', '-Wextra', '-o', stage.load, source, '-lssl', '-lcrypto', '-lpthread']);
 }

@@ -18,6 +18,7 @@ const env = {
   EFS_AGENT_CONFIG: configuration,
 };
 
+const children = [];
 const program = (name) => resolve('dist', name);
 
 async function expectOutput(name, argument, pattern) {
@@ -28,6 +29,7 @@ async function expectOutput(name, argument, pattern) {
 
 async function expectReady(name, firstMessage) {
   const child = fork(program(name), [], { env: {}, execArgv: [], serialization: 'advanced' });
+  children.push(child);
   const timer = setTimeout(() => child.kill('SIGKILL'), deadlineMs);
   const ended = once(child, 'exit');
   child.send(firstMessage);
@@ -41,6 +43,7 @@ async function expectReady(name, firstMessage) {
 
 async function expectAgentServes() {
   const agent = spawn(process.execPath, [program('agent.cjs')], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+  children.push(agent);
   const timer = setTimeout(() => agent.kill('SIGKILL'), deadlineMs);
   let log = '';
   agent.stderr.on('data', (chunk) => {
@@ -70,5 +73,6 @@ try {
   await expectAgentServes();
   process.stdout.write(`all bundles start on Node ${process.versions.node}\n`);
 } finally {
+  for (const child of children) child.kill('SIGKILL');
   rmSync(folder, { recursive: true, force: true });
 }

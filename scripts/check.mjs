@@ -68,9 +68,9 @@ const processesBefore = findLeftProcesses(mark);
 say(
   `check: Node ${process.versions.node}, logs in out/check${fast ? ', without virtual machine and other Node lines' : ''}`,
 );
-const hasPackages = await runStep('packages', () => installPackages(say));
-const hasModules = await runStep('npm ci', installModules);
-if (hasPackages && hasModules) await checkAll();
+await runStep('packages', () => installPackages(say));
+await runStep('lock file', () => command([process.execPath, 'scripts/complete-lock.mjs', '--check']));
+if (await runStep('npm ci', installModules)) await checkAll();
 await runStep('nothing left', checkNothingLeft);
 rmSync(temporary, { recursive: true, force: true });
 report();

@@ -20,7 +20,7 @@ shift
 keep=no
 [ "${1:-}" != --keep ] || keep=yes
 
-started=$(date +%s%N)
+started=${SCENES_STARTED_NS:-$(date +%s%N)}
 phase() { printf '\n[%5.1f s] %s\n' "$(($(date +%s%N) - started))e-9" "$*"; }
 fail() {
   printf '\nFAILED: %s\n' "$*" >&2
@@ -110,10 +110,13 @@ start_target() {
   ]
 }
 JSON
-  ip netns exec service efs-agent target --file-system "$file_system" --region "$region" --listen 10.1.1.6:2049 \
+  ip netns exec service "$clone/dist/efs-agent.mjs" target --file-system "$file_system" --region "$region" --listen 10.1.1.6:2049 \
     --metadata 169.254.169.254:80 --policy /srv/target/policy.json --state-dir /srv/target/state --events "$events" \
     >/srv/target/log 2>&1 </dev/null &
   target=$!
+}
+
+await_target() {
   for _ in $(seq 600); do
     ! grep -q 'mount target listens' /srv/target/log || return 0
     kill -0 "$target" 2>/dev/null || fail "the mount target did not start"
@@ -142,12 +145,13 @@ private_network
 trap finish EXIT
 mkdir -p /mount/efs
 
-phase 'Installing efs-agent (./install.sh)'
-"$clone/install.sh"
-
-phase 'Starting the local mount target 10.1.1.6 with a policy for one role only'
+phase 'A mount target at 10.1.1.6 whose policy lets one role in, and nobody else'
 start_target
 cat /srv/target/policy.json
+
+phase 'Installing efs-agent (./install.sh)'
+"$clone/install.sh"
+await_target
 # What tells this mount target from Amazon's: its name in /etc/hosts, and the root that signed its certificate.
 echo "10.1.1.6 $name" >>/etc/hosts
 cp /srv/target/state/ca.pem /etc/amazon/efs/efs-utils.crt
@@ -165,7 +169,7 @@ has "^ESTAB .* 127\.0\.0\.1:$port .*"
 has '^ESTAB .* 10\.1\.1\.10:[0-9]+ +10\.1\.1\.6:2049 .*'
 
 phase 'Writing a file and reading it back'
-play 0 dd if=/dev/urandom of=/mount/efs/file bs=1M count=8 conv=fsync status=none
+play 0 dd if=/dev/urandom of=/mount/efs/file bs=1M count=4 conv=fsync status=none
 play 0 sha256sum /mount/efs/file
 written=${output%% *}
 echo 3 >/proc/sys/vm/drop_caches

@@ -41,8 +41,8 @@ function start(channel, { argv, env, cwd }) {
     }
     open -= 1;
   };
-  forward(child.stdout, kinds.stdout);
-  forward(child.stderr, kinds.stderr);
+  void forward(child.stdout, kinds.stdout);
+  void forward(child.stderr, kinds.stderr);
   const end = async (result) => {
     commands.delete(channel);
     await send(encodeFrame(kinds.exit, channel, Buffer.from(JSON.stringify(result))));
@@ -59,7 +59,7 @@ function start(channel, { argv, env, cwd }) {
 
 const parse = createFrameParser((kind, channel, payload) => {
   const child = commands.get(channel);
-  if (kind === kinds.ping) send(encodeFrame(kinds.pong, channel));
+  if (kind === kinds.ping) void send(encodeFrame(kinds.pong, channel));
   else if (kind === kinds.start) start(channel, JSON.parse(payload.toString()));
   else if (kind === kinds.stdin) child?.stdin.write(Buffer.from(payload));
   else if (kind === kinds.stdinEnd) child?.stdin.end();

@@ -21,7 +21,13 @@ export interface Vm {
     command: string | string[],
     options?: RunOptions & { onStdout?: (bytes: Buffer) => void; onStderr?: (bytes: Buffer) => void },
   ): Promise<{ code: number; signal: string | null }>;
-  copyIn(hostPath: string, guestPath: string, options?: { timeoutMs?: number }): Promise<void>;
+  copyIn(
+    hostPath: string,
+    guestPath: string,
+    options?: { timeoutMs?: number; only?: string[] },
+  ): Promise<void>;
+  /** Copies what ./install.sh and scripts/scenes.sh need of this clone to /root/efs-agent; it must have been built. */
+  copyClone(): Promise<void>;
   copyOut(guestPath: string, hostPath: string, options?: { timeoutMs?: number }): Promise<void>;
   reboot(): Promise<void>;
   consoleText(): string;

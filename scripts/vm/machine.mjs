@@ -3,7 +3,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -21,6 +21,8 @@ import {
 export { VmUnavailable } from './image.mjs';
 
 const execute = promisify(execFile);
+const cloneFolder = join(dirname(fileURLToPath(import.meta.url)), '../..');
+const cloneNames = ['dist', 'docs/man', 'install.sh', 'scripts/scenes.sh', 'systemd'];
 const memoryBytes = 2 * 1024 ** 3;
 const bootDeadlineMs = 240_000;
 const restoreDeadlineMs = 60_000;
@@ -386,18 +388,26 @@ function createShell(port, exited, fail) {
     return { code, stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() };
   };
 
-  /** Copies a file or folder into the guest; `guestPath` is the copy's own name there. */
-  const copyIn = async (hostPath, guestPath, { timeoutMs = 120_000 } = {}) => {
-    // The port carries some 3 MB a second, gzip more than ten times that.
-    const from = ['-C', dirname(hostPath), '-cz', basename(hostPath)];
-    const tar = spawn('tar', from, { stdio: ['ignore', 'pipe', 'inherit'] });
-    const unpack = `mkdir -p "$(dirname "$1")" && cd "$(dirname "$1")" && t=$(mktemp -d .copy.XXXXXX) && tar -xzC "$t" --no-same-owner && rm -rf "$1" && mv "$t"/* "$1" && rmdir "$t"`;
-    const { code, stderr } = await run(['bash', '-c', unpack, 'copy', guestPath], {
+  /** Copies a file or a folder (or `only` some of what is in it) into the guest; `guestPath` is the copy's own name there. */
+  const copyIn = async (hostPath, guestPath, { timeoutMs = 120_000, only } = {}) => {
+    const isFolder = (await stat(hostPath)).isDirectory();
+    const names = isFolder ? (only ?? ['.']) : [basename(hostPath)];
+    // The port carries some 3 MB a second; gzip makes that more.
+    const pack = ['-C', isFolder ? hostPath : dirname(hostPath), '-cz', '--', ...names];
+    const tar = spawn('tar', pack, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const unpack = isFolder
+      ? 'mkdir -p "$1" && tar -xzC "$1" --no-same-owner'
+      : 'mkdir -p "$(dirname "$1")" && tar -xzO > "$1" && chmod "$2" "$1"';
+    const mode = ((await stat(hostPath)).mode & 0o777).toString(8);
+    const { code, stderr } = await run(['bash', '-c', unpack, 'copy', guestPath, mode], {
       timeoutMs,
       input: tar.stdout,
     });
     if (code !== 0) throw new Error(`cannot copy ${hostPath} into the virtual machine: ${stderr}`);
   };
+
+  /** Copies what ./install.sh and the scenes need of this clone to /root/efs-agent; it must have been built. */
+  const copyClone = () => copyIn(cloneFolder, '/root/efs-agent', { only: cloneNames });
 
   /** Copies a file or folder out of the guest; `hostPath` is the copy's own name here. */
   const copyOut = async (guestPath, hostPath, { timeoutMs = 120_000 } = {}) => {
@@ -424,5 +434,5 @@ function createShell(port, exited, fail) {
       throw new Error(`cannot copy ${guestPath} out of the virtual machine: ${errors}`);
   };
 
-  return { ready, stream, run, copyIn, copyOut };
+  return { ready, stream, run, copyIn, copyClone, copyOut };
 }

@@ -10,30 +10,74 @@ import {
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import type { Mounts } from './mounts.ts';
-import type { Tunnel } from './tunnel.ts';
+import type { Mount } from './tunnel.ts';
 
 export interface ControlPorts {
   clock: Clock;
   log: Log;
   mounts: Mounts;
   status(): AgentStatus;
+  /** Starts a successor and gives it everything. Errors: `agent.start-failed`; then this agent goes on. */
+  takeOver(program: string): Promise<number>;
+  /** Ends this agent: it has been taken over. */
+  leave(): void;
 }
 
 /** A client that says nothing is sent away after this long, in milliseconds. */
 const silentClientMs = 30_000;
 
+/** The agent's side of the control socket. */
+export interface Control {
+  readonly server: Server;
+  /**
+   * Takes no more clients, and waits until those that mount or ask are done; a tunnel that a command holds open
+   * is not waited for.
+   */
+  drain(timeoutMs: number): Promise<void>;
+}
+
 /** Answers helpers and commands on the control socket: one conversation per connection. */
-export function serveControl(server: Server, ports: ControlPorts): void {
-  server.on('connection', (socket) => converse(socket, ports));
+export function serveControl(server: Server, ports: ControlPorts): Control {
+  const conversations = new Set<Conversation>();
+  let checkDrained = () => {};
+  server.on('connection', (socket) => {
+    const conversation = converse(socket, ports);
+    conversations.add(conversation);
+    socket.on('close', () => {
+      conversations.delete(conversation);
+      checkDrained();
+    });
+  });
+  return {
+    server,
+    drain(timeoutMs) {
+      server.close();
+      return new Promise((resolve) => {
+        const deadline = ports.clock.schedule(timeoutMs, resolve);
+        checkDrained = () => {
+          if ([...conversations].some((conversation) => !conversation.isDone())) return;
+          deadline.cancel();
+          resolve();
+        };
+        checkDrained();
+      });
+    },
+  };
+}
+
+interface Conversation {
+  /** It asked for the takeover, or only keeps a tunnel open that serves no mount. */
+  isDone(): boolean;
 }
 
 /** The requests of a connection are answered one after the other, in their order. */
-function converse(socket: Socket, ports: ControlPorts): void {
+function converse(socket: Socket, ports: ControlPorts): Conversation {
   const { log, mounts } = ports;
   const splitLines = createLineSplitter();
   const gone = new AbortController();
-  let tunnel: Tunnel | null = null;
+  let mount: Mount | null = null;
   let work: Promise<void> = Promise.resolve();
+  let takesOver = false;
 
   const send = (message: AgentMessage) => {
     if (!socket.destroyed) socket.write(formatMessage(message));
@@ -50,17 +94,19 @@ function converse(socket: Socket, ports: ControlPorts): void {
   async function answer(message: ClientMessage): Promise<void> {
     switch (message.kind) {
       case 'tunnel.open': {
-        if (tunnel !== null) throw new AgentError('agent.protocol', 'this connection has a tunnel already');
+        if (mount !== null) throw new AgentError('agent.protocol', 'this connection has a mount already');
         const startedMonoMs = ports.clock.monoMs();
         const opened = await mounts.open(message, gone.signal, (phase) => {
           send({ kind: 'progress', phase, elapsedMs: Math.round(ports.clock.monoMs() - startedMonoMs) });
         });
-        tunnel = opened.tunnel;
-        const { port, plan } = opened.tunnel;
+        mount = opened.mount;
+        const { server, port, plan } = opened.mount;
         const { retry, readAhead } = opened;
+        const otherPort = plan.mountTargetPort === 2049 ? null : plan.mountTargetPort;
         send({
           kind: 'tunnel.ready',
-          port,
+          server,
+          port: port ?? otherPort,
           dnsName: plan.dnsName,
           fileSystemId: plan.fileSystemId,
           retry,
@@ -68,10 +114,16 @@ function converse(socket: Socket, ports: ControlPorts): void {
         });
         break;
       }
+      case 'compare':
+        send({ kind: 'compared', served: await mounts.compare(message) });
+        break;
+      case 'whoami':
+        send({ kind: 'identity', identity: await mounts.whoami(message) });
+        break;
       case 'mount.ended': {
-        if (tunnel === null) throw new AgentError('agent.protocol', 'there is no mount to end');
-        const ended = tunnel;
-        tunnel = null;
+        if (mount === null) throw new AgentError('agent.protocol', 'there is no mount to end');
+        const ended = mount;
+        mount = null;
         if (message.status !== 0) {
           await mounts.undo(ended);
           throw await mounts.explain(ended, message.status, message.stderr);
@@ -82,6 +134,11 @@ function converse(socket: Socket, ports: ControlPorts): void {
       }
       case 'unmounted':
         send({ kind: 'closed', found: await mounts.unmounted(message.mountPoint) });
+        break;
+      case 'takeover':
+        takesOver = true;
+        send({ kind: 'taken-over', pid: await ports.takeOver(message.program) });
+        socket.end(() => ports.leave());
         break;
       case 'status':
         send({ kind: 'status', status: ports.status() });
@@ -108,7 +165,8 @@ function converse(socket: Socket, ports: ControlPorts): void {
     gone.abort();
     // The caller died, or the tunnel command ended: whatever was opened for it and is not mounted goes.
     work
-      .then(() => (tunnel === null ? undefined : mounts.abandon(tunnel)))
+      .then(() => (mount === null ? undefined : mounts.abandon(mount)))
       .catch((error: unknown) => log('error', 'undo.failed', { error: asAgentError(error).message }));
   });
+  return { isDone: () => takesOver || mount?.phase === 'tunnel' };
 }

@@ -6,6 +6,8 @@ import type {
   IdentityFacts,
   IdentityToAgent,
   InstanceFacts,
+  MountTargetFacts,
+  MountTargetsRequest,
 } from '../core/identity-protocol.ts';
 import type { Child, Clock, Log } from '../core/ports.ts';
 
@@ -22,7 +24,9 @@ export interface Identities {
   /** Errors: `credentials.*`, `metadata.unavailable`. */
   certificate(caller: Caller, request: CertificateRequest): Promise<CertificateReply>;
   /** Errors: `metadata.unavailable`. */
-  instance(caller: Caller): Promise<InstanceFacts>;
+  instance(caller: Caller, want?: { withZoneId: boolean }): Promise<InstanceFacts>;
+  /** Errors: `credentials.*`, `dns.not-found`, `dns.failed`. */
+  mountTargets(caller: Caller, request: MountTargetsRequest): Promise<MountTargetFacts>;
   /** Errors: `credentials.*`; the ARN stays null when nobody can tell it. */
   whoami(caller: Caller, request: WhoamiRequest): Promise<IdentityFacts>;
   close(): void;
@@ -126,10 +130,15 @@ export function createIdentities(ports: IdentityPorts): Identities {
       if (answer.kind !== 'certificate.done') throw unexpected(answer);
       return answer.reply;
     },
-    async instance(caller) {
-      const answer = await ask(caller, { kind: 'instance' });
+    async instance(caller, want) {
+      const answer = await ask(caller, { kind: 'instance', ...want });
       if (answer.kind !== 'instance.done') throw unexpected(answer);
       return answer.instance;
+    },
+    async mountTargets(caller, request) {
+      const answer = await ask(caller, { kind: 'mountTargets', request });
+      if (answer.kind !== 'mountTargets.done') throw unexpected(answer);
+      return answer.mountTarget;
     },
     async whoami(caller, request) {
       const answer = await ask(caller, { kind: 'whoami', ...request });

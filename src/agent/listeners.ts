@@ -1,9 +1,10 @@
-import { createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type ListenOptions, type Server, type Socket } from 'node:net';
 import { AgentError } from '../core/errors.ts';
 
 /** A listening socket on 127.0.0.1 that stays open for the whole life of its tunnel. */
 export interface Listener {
   readonly port: number;
+  readonly server: Server;
   close(): Promise<void>;
 }
 
@@ -24,9 +25,7 @@ export async function openListener(
 ): Promise<Listener> {
   for (const port of ports) {
     const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
-    if (await tryListen(server, port)) {
-      return { port, close: () => new Promise((resolve) => server.close(() => resolve())) };
-    }
+    if (await tryListen(server, { host: '127.0.0.1', port, backlog })) return createListener(server);
   }
   if (ports.length === 1) {
     throw new AgentError(
@@ -44,6 +43,25 @@ export async function openListener(
   );
 }
 
+/**
+ * Goes on with a listening socket that an earlier agent opened. Connections arrive from the next turn on.
+ *
+ * @param inherited as it came over IPC: without our options, so its handle moves to a server of ours.
+ */
+export async function adoptListener(
+  inherited: Server,
+  onSocket: (socket: Socket) => void,
+): Promise<Listener> {
+  const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
+  await tryListen(server, inherited);
+  return createListener(server);
+}
+
+function createListener(server: Server): Listener {
+  const { port } = server.address() as AddressInfo;
+  return { port, server, close: () => new Promise((resolve) => server.close(() => resolve())) };
+}
+
 /** Ports of the configured range in random order. `random` gives numbers in [0, 1). Source: specification 6.2. */
 export function planPorts(lower: number, upperExclusive: number, random: () => number): number[] {
   const ports = Array.from({ length: upperExclusive - lower }, (_, index) => lower + index);
@@ -54,13 +72,13 @@ export function planPorts(lower: number, upperExclusive: number, random: () => n
   return ports;
 }
 
-function tryListen(server: Server, port: number): Promise<boolean> {
+function tryListen(server: Server, where: ListenOptions | Server): Promise<boolean> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EADDRINUSE' || error.code === 'EACCES') resolve(false);
       else reject(error);
     });
-    server.listen({ host: '127.0.0.1', port, backlog }, () => {
+    server.listen(where, () => {
       server.removeAllListeners('error');
       resolve(true);
     });

@@ -1,65 +1,160 @@
-import { rm } from 'node:fs/promises';
+import type { Server } from 'node:net';
 import { parseConfig } from '../core/config.ts';
 import { AgentError, asAgentError, renderError } from '../core/errors.ts';
 import { exitCodeOf } from '../core/exit-codes.ts';
 import { version } from '../core/version.ts';
+import { readAgentPid, writeAgentPid } from '../host/agent-pid.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
-import { adoptControlSocket, openControlSocket } from '../host/control-socket.ts';
-import { notifySystemd, takeSocketActivationFd } from '../host/notify.ts';
+import { adoptControlSocket, openControlSocket, removeControlSocket } from '../host/control-socket.ts';
+import { isUnderSystemd, notifySystemd, takeSocketActivationFd } from '../host/notify.ts';
 import { controlSocketPath, createRuntimeDir, runtimeDir } from '../host/runtime-dir.ts';
 import { openLog } from '../observe/log.ts';
-import { serveControl } from './control.ts';
+import { type Control, serveControl } from './control.ts';
+import { type FromSuccessor, giveTo, receiveInheritance } from './takeover.ts';
 import { wireAgent } from './wire.ts';
 
 /** How often the mounts are compared with the kernel's mount tables even when no session ended, in milliseconds. */
 const sweepMs = 30_000;
 
-/** The daemon: `agent.cjs [--on-demand]`. With `--on-demand` it leaves when it has been without mounts for a while. */
+interface Arguments {
+  /** Leave when there have been no mounts for a while. */
+  onDemand: boolean;
+  /** Started by the agent before this one, which hands everything over. */
+  successor: boolean;
+}
+
+/** The daemon: `agent.cjs [--on-demand] [--successor]`. */
 async function main(): Promise<void> {
-  const onDemand = readArguments(process.argv.slice(2));
+  const given = readArguments(process.argv.slice(2));
   process.umask(0o077);
   const config = parseConfig(await readConfigFiles(process.env));
   const log = openLog(config.logLevel, process.env);
   const directory = runtimeDir(process.env);
   await createRuntimeDir(directory);
-  const socketPath = controlSocketPath(directory);
   const activationFd = takeSocketActivationFd(process.env);
-  const server =
-    activationFd === null ? await openControlSocket(socketPath) : await adoptControlSocket(activationFd);
+  if (!given.successor && isUnderSystemd() && (await joinRunningAgent(directory))) return;
 
   const agent = await wireAgent(directory, log, process.env);
-  const startedAtMs = systemClock.nowMs();
   const { mounts, workers } = agent;
+  let startedAtMs = systemClock.nowMs();
+  let activated = activationFd !== null;
+  let control: Control;
   log('info', 'agent.started', { version, pid: process.pid, runtimeDir: directory });
-  await mounts.restore();
-  serveControl(server, {
-    clock: systemClock,
-    log,
-    mounts,
-    status: () => ({
-      version,
-      pid: process.pid,
-      startedAtMs,
-      worker: workers.status(),
-      mounts: mounts.status(),
-    }),
-  });
+  if (given.successor) await inherit();
+  else await begin();
+  await writeAgentPid(directory);
   const sweeping = setInterval(() => void mounts.sweep(), sweepMs);
+  if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.list().length > 0, leave);
+  log('info', 'agent.ready');
+  await notifySystemd(given.successor ? [] : ['READY=1']);
+  process.on('SIGTERM', () => void stop('SIGTERM'));
+  process.on('SIGINT', () => void stop('SIGINT'));
+  process.on('SIGHUP', () => void renew('SIGHUP'));
+
+  function serve(server: Server): void {
+    control = serveControl(server, {
+      clock: systemClock,
+      log,
+      mounts,
+      status: () => ({
+        version,
+        pid: process.pid,
+        startedAtMs,
+        worker: workers.status(),
+        mounts: mounts.status(),
+      }),
+      takeOver: (program) => handOver(program),
+      leave: () => process.exit(0),
+    });
+  }
+
+  async function begin(): Promise<void> {
+    const path = controlSocketPath(directory);
+    const server =
+      activationFd === null ? await openControlSocket(path) : await adoptControlSocket(activationFd);
+    agent.makePrivateKey();
+    await mounts.restore();
+    serve(server);
+  }
+
+  async function inherit(): Promise<void> {
+    const parent = process as NodeJS.Process & { send(message: FromSuccessor): void };
+    const inherited = receiveInheritance(
+      parent,
+      (server, isActivated) => {
+        activated = isActivated;
+        serve(server);
+      },
+      (message) => {
+        startedAtMs = message.startedAtMs;
+        agent.inheritPrivateKey(message.privateKeyPem);
+      },
+      (tunnel, listener) => mounts.inherit(tunnel, listener),
+    );
+    parent.send({ kind: 'ready' });
+    await inherited;
+    // Mounts without a tunnel have nothing to hand over but their record.
+    await mounts.restore();
+    parent.send({ kind: 'serving', pid: process.pid });
+  }
+
+  /** Starts a successor and gives it everything. Errors: `agent.start-failed`; then this agent goes on. */
+  async function handOver(program: string): Promise<number> {
+    const { privateKeyPem } = agent;
+    const startSuccessor = () => agent.startSuccessor(program, given.onDemand);
+    return giveTo({
+      clock: systemClock,
+      log,
+      control,
+      activated,
+      mounts,
+      privateKeyPem,
+      startedAtMs,
+      startSuccessor,
+    });
+  }
+
+  /** Another process of the same program, or of the version that was installed meanwhile, goes on in our place. */
+  async function renew(reason: string): Promise<void> {
+    try {
+      const successor = await handOver(process.argv[1] ?? '');
+      await notifySystemd([`MAINPID=${successor}`]);
+      process.exit(0);
+    } catch (error) {
+      log('error', 'takeover.failed', { reason, error: asAgentError(error).message });
+    }
+  }
+
+  /**
+   * systemd stops a service in order to start it again, and does not say so: while there are mounts a successor
+   * stays behind, and the next start of the service finds it. Elsewhere the state files are what stays.
+   */
+  async function stop(reason: string): Promise<void> {
+    if (isUnderSystemd() && mounts.list().some((tunnel) => tunnel.phase === 'mounted')) {
+      await handOver(process.argv[1] ?? '').then(
+        () => process.exit(0),
+        (error: unknown) => log('error', 'takeover.failed', { reason, error: asAgentError(error).message }),
+      );
+    }
+    await leave(reason);
+  }
 
   async function leave(reason: string): Promise<void> {
     clearInterval(sweeping);
     log('info', 'agent.stopped', { reason, mounts: mounts.list().length });
-    if (activationFd === null) await rm(socketPath, { force: true });
+    if (!activated) await removeControlSocket(controlSocketPath(directory));
     agent.close();
     process.exit(0);
   }
-  process.on('SIGTERM', () => void leave('SIGTERM'));
-  process.on('SIGINT', () => void leave('SIGINT'));
-  process.on('SIGHUP', () => {});
-  if (onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.list().length > 0, leave);
-  log('info', 'agent.ready');
-  await notifySystemd('READY=1');
+}
+
+/** An agent that outlived the stop of its service becomes the service's main process again. */
+async function joinRunningAgent(directory: string): Promise<boolean> {
+  const pid = await readAgentPid(directory);
+  if (pid === null) return false;
+  await notifySystemd([`MAINPID=${pid}`, 'READY=1']);
+  return true;
 }
 
 function leaveWhenIdle(
@@ -76,10 +171,11 @@ function leaveWhenIdle(
   }, checkMs);
 }
 
-function readArguments(argv: string[]): boolean {
-  const unknown = argv.find((argument) => argument !== '--on-demand');
+function readArguments(argv: string[]): Arguments {
+  const known = ['--on-demand', '--successor'];
+  const unknown = argv.find((argument) => !known.includes(argument));
   if (unknown !== undefined) throw new AgentError('usage', `efs-agent agent: unknown argument ${unknown}`);
-  return argv.includes('--on-demand');
+  return { onDemand: argv.includes('--on-demand'), successor: argv.includes('--successor') };
 }
 
 main().catch((error: unknown) => {

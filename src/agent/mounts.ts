@@ -1,31 +1,26 @@
-import type { Config } from '../core/config.ts';
-import { configuredCaFile, configuredSuffix } from '../core/config.ts';
-import type { AgentStatus, MountRetry } from '../core/control-protocol.ts';
-import { isRegionName, parseFileSystemName, planDnsName, tlsServerName } from '../core/endpoint.ts';
+import type { Server } from 'node:net';
+import { configuredSuffix } from '../core/config.ts';
+import type { AgentStatus, MountRetry, ServedMount } from '../core/control-protocol.ts';
+import { parseFileSystemName } from '../core/endpoint.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
-import type { MountSpec } from '../core/mount-spec.ts';
+import type { IdentityFacts } from '../core/identity-protocol.ts';
+import { describeDifferences, type MountSpec } from '../core/mount-spec.ts';
 import { formatMountState, type MountState, parseMountState } from '../core/mount-state.ts';
-import { findTunnelMounts, parseMountInfo } from '../core/mountinfo.ts';
-import type { ResolveCanonicalName } from '../core/ports.ts';
-import { planPorts } from './listeners.ts';
+import { findNfsMounts, findTunnelMounts, type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
+import { forgetSecrets } from '../core/secret-environment.ts';
+import { createDirect } from './direct.ts';
+import { decideRegion, type MountRequest, type PlanPorts, planEnvironment, planMount } from './plan.ts';
 import { explainRefusal } from './refusal.ts';
-import { createTunnel, type Tunnel, type TunnelPlan, type TunnelPorts } from './tunnel.ts';
+import {
+  createTunnel,
+  type InheritedTunnel,
+  inheritTunnel,
+  type Mount,
+  type Tunnel,
+  type TunnelPorts,
+} from './tunnel.ts';
 
-/** A request to open a tunnel, as it came over the control socket. */
-export interface MountRequest {
-  spec: MountSpec;
-  mountPoint: string | null;
-  environment: Record<string, string>;
-}
-
-export interface MountsPorts extends Omit<TunnelPorts, 'onQuiet'> {
-  version: string;
-  hostName: string;
-  /** Read for every mount, so that an edited file counts at once. Errors: `config.*`. */
-  readConfig(): Promise<Config>;
-  /** PEM texts of the trust anchors. `named` is false for the built-in default path. Errors: `ca-file.unreadable`. */
-  readTrustedRoots(path: string, named: boolean): Promise<string[]>;
-  resolveCanonicalName: ResolveCanonicalName;
+export interface MountsPorts extends Omit<TunnelPorts, 'onQuiet'>, Omit<PlanPorts, 'identities'> {
   readMountTables(): Promise<string[]>;
   stateFiles: {
     write(mountId: string, text: string): Promise<void>;
@@ -35,255 +30,261 @@ export interface MountsPorts extends Omit<TunnelPorts, 'onQuiet'> {
   };
 }
 
-/** All tunnels of this agent. */
+/** All mounts of this agent, and the tunnels that serve none. */
 export interface Mounts {
   open(
     request: MountRequest,
     signal: AbortSignal,
     report: (phase: string) => void,
-  ): Promise<{ tunnel: Tunnel; retry: MountRetry; readAhead: boolean }>;
-  /** mount.nfs4 succeeded: the tunnel stays. */
-  confirm(tunnel: Tunnel): void;
-  /** mount.nfs4 failed: the tunnel is undone. */
-  undo(tunnel: Tunnel): Promise<void>;
-  /** The caller died: the tunnel is undone, unless the kernel had already mounted. */
-  abandon(tunnel: Tunnel): Promise<void>;
+  ): Promise<{ mount: Mount; retry: MountRetry; readAhead: boolean }>;
+  /** What is served at a mount point, compared with what is asked for; null when it is not ours. */
+  compare(request: MountRequest & { mountPoint: string }): Promise<ServedMount | null>;
+  /** mount.nfs4 succeeded: the mount stays. */
+  confirm(mount: Mount): void;
+  /** mount.nfs4 failed: everything is undone. */
+  undo(mount: Mount): Promise<void>;
+  /** The caller died: everything is undone, unless the kernel had already mounted. */
+  abandon(mount: Mount): Promise<void>;
   /** What to tell a user whose mount.nfs4 failed. */
-  explain(tunnel: Tunnel, status: number, stderr: string): Promise<AgentError>;
-  /** The caller has unmounted a directory. False when no tunnel served it. */
+  explain(mount: Mount, status: number, stderr: string): Promise<AgentError>;
+  /**
+   * Whose credentials a mount uses, or a mount by the caller would use; null for a mount without `iam`.
+   *
+   * Errors: `mountpoint.not-mounted`, `region.*`, `credentials.*`, `config.*`.
+   */
+  whoami(question: WhoamiQuestion): Promise<IdentityFacts | null>;
+  /** The caller has unmounted a directory. False when nothing of ours served it. */
   unmounted(mountPoint: string): Promise<boolean>;
   /** Looks for mounts that are gone; called when a tunnel fell silent, and now and then. */
   sweep(): Promise<void>;
+  /** Takes up the mounts of an earlier agent that are recorded and not here yet. */
   restore(): Promise<void>;
+  /** Goes on with a tunnel of the agent before this one. */
+  inherit(inherited: InheritedTunnel, listener: Server): Promise<void>;
+  /** The tunnels; a mount without one needs nothing while it lasts. */
   list(): Tunnel[];
   status(): AgentStatus['mounts'];
 }
 
+export interface WhoamiQuestion {
+  mountPoint: string | null;
+  region: string | null;
+  environment: Record<string, string>;
+}
+
 export function createMounts(ports: MountsPorts): Mounts {
   const { log } = ports;
-  const tunnels = new Map<string, Tunnel>();
+  const served = new Map<string, Mount>();
   const tunnelPorts: TunnelPorts = { ...ports, onQuiet: () => void mounts.sweep() };
 
-  async function planTunnel(request: MountRequest): Promise<{ plan: TunnelPlan; config: Config }> {
-    const { spec, environment } = request;
-    const config = await ports.readConfig();
-    for (const warning of config.warnings) log('warn', 'config.warning', { warning });
-    const named = spec.remote.kind === 'name' ? await readFileSystemName(spec.remote.name) : null;
-    const region = await decideRegion(spec, environment, config, named?.region ?? null);
-    const suffix = configuredSuffix(config, region).value;
-    const fileSystemId = spec.remote.kind === 'file-system' ? spec.remote.id : named!.fileSystemId;
-    const dnsName = planDnsName({
-      format: config.dnsNameFormat,
-      fileSystemId,
-      region,
-      suffix,
-      zone: named?.zone ?? null,
-    });
-    if (named !== null && dnsName !== named.canonicalName) {
-      throw new AgentError(
-        'spec.malformed',
-        `"${named.canonicalName}" did not resolve to a valid DNS name of an EFS mount target: for ${fileSystemId} in ${region} it would be ${dnsName}`,
-      );
-    }
-    const caFile = configuredCaFile(config, region);
-    const trustedRootsPem =
-      spec.caFile === null
-        ? await ports.readTrustedRoots(caFile.value, caFile.origin.kind !== 'default')
-        : await ports.readTrustedRoots(spec.caFile, true);
-    const plan: TunnelPlan = {
-      ...request,
-      fileSystemId,
-      region,
-      dnsSuffix: suffix,
-      dnsName,
-      serverName: tlsServerName(dnsName, fileSystemId),
-      mountTargetPort: config.mountTargetPort,
-      dialTimeoutMs: config.dialTimeoutMs,
-      trustedRootsPem,
-      metadataEndpoint: config.metadataEndpoint,
-      commonName: ports.hostName,
-      clientInfo: { source: config.clientSource ?? 'unknown', version: ports.version },
-      ports:
-        spec.tlsPort === null
-          ? planPorts(config.portRangeLower, config.portRangeUpper, ports.random)
-          : [spec.tlsPort],
-    };
-    return { plan, config };
-  }
+  const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
+  const findServed = (mountPoint: string) =>
+    [...served.values()].find(({ plan, phase }) => plan.mountPoint === mountPoint && phase === 'mounted');
 
-  async function readFileSystemName(name: string) {
-    const canonicalName = parseFileSystemName(name) === null ? await ports.resolveCanonicalName(name) : name;
-    const parts = parseFileSystemName(canonicalName);
-    if (parts === null) {
-      throw new AgentError(
-        'spec.malformed',
-        `"${name}" did not resolve to a valid DNS name of an EFS mount target (fs-<id>.efs.<region>.<suffix>)`,
-        { name },
-      );
-    }
-    return { ...parts, canonicalName };
-  }
-
-  /** Source: specification 3.2; the region inside a DNS name counts before the instance's own. */
-  async function decideRegion(
-    spec: MountSpec,
-    environment: Record<string, string>,
-    config: Config,
-    inName: string | null,
-  ): Promise<string> {
-    const given =
-      spec.region ??
-      environment['AWS_REGION'] ??
-      environment['AWS_DEFAULT_REGION'] ??
-      config.region ??
-      inName;
-    if (given !== null) {
-      if (isRegionName(given)) return given;
-      throw new AgentError('region.malformed', `"${given}" is not the name of a region`, { region: given });
-    }
-    try {
-      const caller = { environment, metadataEndpoint: config.metadataEndpoint };
-      return (await ports.identities.instance(caller)).region;
-    } catch (error) {
-      const reason = asAgentError(error);
-      throw new AgentError(
-        'region.unknown',
-        `the region is not configured and the instance does not tell it: ${reason.message}`,
-        {},
-        error,
-      );
-    }
-  }
-
-  async function remove(tunnel: Tunnel): Promise<void> {
-    if (!tunnels.delete(tunnel.id)) return;
-    await tunnel.close();
-    await ports.stateFiles.remove(tunnel.id);
+  async function remove(mount: Mount): Promise<void> {
+    if (!served.delete(mount.id)) return;
+    await mount.close();
+    await ports.stateFiles.remove(mount.id);
   }
 
   /** Written before the kernel mounts: a full disk must stop the mount, and a dead agent must leave a trace of it. */
-  async function record(tunnel: Tunnel, mountPoint: string): Promise<void> {
-    const { plan } = tunnel;
+  async function record(mount: Mount, mountPoint: string): Promise<void> {
+    const { plan } = mount;
     const state: MountState = {
-      mountId: tunnel.id,
+      mountId: mount.id,
       fileSystemId: plan.fileSystemId,
       accessPointId: plan.spec.accessPoint,
       path: plan.spec.path,
       mountPoint,
-      port: tunnel.port,
+      port: mount.port,
       dnsName: plan.dnsName,
       region: plan.region,
       spec: plan.spec,
-      environment: plan.environment,
+      environment: forgetSecrets(plan.environment),
       createdAtMs: ports.clock.nowMs(),
     };
-    await ports.stateFiles.write(tunnel.id, formatMountState(state));
-    tunnel.phase = 'mounting';
+    await ports.stateFiles.write(mount.id, formatMountState(state));
+    mount.phase = 'mounting';
   }
 
-  async function mountedPorts(): Promise<(port: number) => boolean> {
-    const tables = (await ports.readMountTables()).map(parseMountInfo);
-    return (port) => tables.some((entries) => findTunnelMounts(entries, port).length > 0);
+  async function readTables(): Promise<MountEntry[][]> {
+    return (await ports.readMountTables()).map(parseMountInfo);
   }
 
-  async function closeIfGone(candidates: Tunnel[]): Promise<void> {
+  async function closeIfGone(candidates: Mount[]): Promise<void> {
     if (candidates.length === 0) return;
-    const isMounted = await mountedPorts();
-    for (const tunnel of candidates) {
-      if (isMounted(tunnel.port) || tunnel.openSessions() > 0) continue;
-      log('info', 'mount.gone', { tunnel: tunnel.id, mountPoint: tunnel.plan.mountPoint });
-      await remove(tunnel);
+    const tables = await readTables();
+    for (const mount of candidates) {
+      if (tables.some((entries) => mount.isMounted(entries)) || mount.openSessions() > 0) continue;
+      log('info', 'mount.gone', { tunnel: mount.id, mountPoint: mount.plan.mountPoint });
+      await remove(mount);
     }
+  }
+
+  async function restoreOne(state: MountState, tables: MountEntry[][]): Promise<void> {
+    const isMounted = (entries: MountEntry[]) =>
+      (state.port === null ? findNfsMounts(entries, state.mountPoint) : findTunnelMounts(entries, state.port))
+        .length > 0;
+    if (!tables.some(isMounted)) {
+      await ports.stateFiles.remove(state.mountId);
+      return;
+    }
+    const request = { spec: state.spec, mountPoint: state.mountPoint, environment: state.environment };
+    const { plan } = await planMount(ports, request);
+    const mount =
+      state.port === null
+        ? createDirect(ports, plan)
+        : await createTunnel(tunnelPorts, { ...plan, ports: [state.port] });
+    mount.phase = 'mounted';
+    served.set(mount.id, mount);
+    if (isTunnel(mount)) mount.establishInBackground();
+    log('info', 'mount.restored', {
+      tunnel: state.mountId,
+      fileSystem: state.fileSystemId,
+      port: state.port,
+    });
+  }
+
+  /** Whether a device names the file system of a mount: by its id, its name, or another name of that. */
+  async function isSameFileSystem(there: Mount, { remote }: MountSpec): Promise<boolean> {
+    if (remote.kind === 'file-system') return remote.id === there.plan.fileSystemId;
+    const known = there.plan.spec.remote;
+    if (known.kind === 'name' && known.name === remote.name) return true;
+    const parts =
+      parseFileSystemName(remote.name) ?? parseFileSystemName(await ports.resolveCanonicalName(remote.name));
+    return parts?.fileSystemId === there.plan.fileSystemId;
   }
 
   const mounts: Mounts = {
     async open(request, signal, report) {
-      const { plan, config } = await planTunnel(request);
-      const tunnel = await createTunnel(tunnelPorts, plan);
-      tunnels.set(tunnel.id, tunnel);
+      const { plan, config } = await planMount(ports, request);
+      const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
+      served.set(mount.id, mount);
       try {
-        await tunnel.establish(signal, report);
-        if (request.mountPoint === null) tunnel.phase = 'tunnel';
-        else await record(tunnel, request.mountPoint);
+        await mount.establish(signal, report);
+        if (request.mountPoint === null) mount.phase = 'tunnel';
+        else await record(mount, request.mountPoint);
       } catch (error) {
-        await remove(tunnel);
+        await remove(mount);
         throw error;
       }
       const retry = {
         attempts: config.retryNfsMount ? config.retryNfsMountCount : 1,
         attemptTimeoutMs: config.retryNfsMountTimeoutMs,
       };
-      return { tunnel, retry, readAhead: config.optimizeReadAhead };
+      return { mount, retry, readAhead: config.optimizeReadAhead };
     },
-    confirm(tunnel) {
-      tunnel.phase = 'mounted';
+    async compare({ spec, mountPoint, environment }) {
+      const there = findServed(mountPoint);
+      if (there === undefined) return null;
+      const { plan } = there;
+      const { data: differences, way: tunnelDifferences } = describeDifferences(plan.spec, spec);
+      if (!(await isSameFileSystem(there, spec)))
+        differences.unshift(`the file system is ${plan.fileSystemId} there`);
+      const askedEnvironment = planEnvironment(environment, await ports.readConfig());
+      if (spec.iam && differences.length === 0 && !sameIdentity(plan.environment, askedEnvironment))
+        differences.push('the environment names another source of credentials');
+      const through = plan.spec.accessPoint === null ? '' : ` through ${plan.spec.accessPoint}`;
+      return {
+        description: `${plan.fileSystemId}:${plan.spec.path}${through}`,
+        differences,
+        tunnelDifferences,
+        port: there.port,
+        server: there.server,
+      };
+    },
+    confirm(mount) {
+      mount.phase = 'mounted';
       log('info', 'mount.done', {
-        tunnel: tunnel.id,
-        fileSystem: tunnel.plan.fileSystemId,
-        mountPoint: tunnel.plan.mountPoint,
-        port: tunnel.port,
+        tunnel: mount.id,
+        fileSystem: mount.plan.fileSystemId,
+        mountPoint: mount.plan.mountPoint,
+        port: mount.port,
       });
     },
     undo: remove,
-    async abandon(tunnel) {
-      if (tunnel.phase === 'mounting' && (await mountedPorts())(tunnel.port)) mounts.confirm(tunnel);
-      else await remove(tunnel);
+    async abandon(mount) {
+      const mounted =
+        mount.phase === 'mounting' && (await readTables()).some((entries) => mount.isMounted(entries));
+      if (mounted) mounts.confirm(mount);
+      else await remove(mount);
     },
-    explain: (tunnel, status, stderr) => explainRefusal(tunnel, status, stderr),
+    explain: (mount, status, stderr) => explainRefusal(mount, status, stderr),
+    async whoami({ mountPoint, region, environment }) {
+      if (mountPoint !== null) {
+        const there = findServed(mountPoint);
+        if (there !== undefined) return there.findIdentity();
+        throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${mountPoint}`, {
+          mountPoint,
+        });
+      }
+      const config = await ports.readConfig();
+      const caller = {
+        environment: planEnvironment(environment, config),
+        metadataEndpoint: config.metadataEndpoint,
+      };
+      const decided = await decideRegion(ports, region, caller, config, null);
+      return ports.identities.whoami(caller, {
+        credentials: { awsProfile: null, awsCredsUri: null, roleArn: null, jwtPath: null },
+        region: decided,
+        dnsSuffix: configuredSuffix(config, decided).value,
+      });
+    },
     async unmounted(mountPoint) {
-      const concerned = [...tunnels.values()].filter(
-        (tunnel) => tunnel.plan.mountPoint === mountPoint && tunnel.phase === 'mounted',
+      const concerned = [...served.values()].filter(
+        (mount) => mount.plan.mountPoint === mountPoint && mount.phase === 'mounted',
       );
       await closeIfGone(concerned);
       return concerned.length > 0;
     },
     async sweep() {
-      const silent = [...tunnels.values()].filter(
-        (tunnel) => tunnel.phase === 'mounted' && tunnel.openSessions() === 0,
+      const silent = [...served.values()].filter(
+        (mount) => mount.phase === 'mounted' && mount.openSessions() === 0,
       );
       await closeIfGone(silent).catch((error: unknown) => {
         log('error', 'sweep.failed', { error: asAgentError(error).message });
       });
     },
     async restore() {
-      const isMounted = await mountedPorts();
+      const tables = await readTables();
       for (const file of await ports.stateFiles.read()) {
+        if (served.has(file.mountId)) continue;
         const reading = parseMountState(file.text);
         if (reading.kind === 'damaged') {
           log('warn', 'state-file.damaged', { mount: file.mountId, reason: reading.reason });
           await ports.stateFiles.setAside(file.mountId);
           continue;
         }
-        const { state } = reading;
-        if (!isMounted(state.port)) {
-          await ports.stateFiles.remove(file.mountId);
-          continue;
-        }
-        try {
-          const request = { spec: state.spec, mountPoint: state.mountPoint, environment: state.environment };
-          const { plan } = await planTunnel(request);
-          const tunnel = await createTunnel(tunnelPorts, { ...plan, ports: [state.port] });
-          tunnel.phase = 'mounted';
-          tunnels.set(tunnel.id, tunnel);
-          tunnel.establishInBackground();
-          log('info', 'mount.restored', {
-            tunnel: state.mountId,
-            fileSystem: state.fileSystemId,
-            port: state.port,
-          });
-        } catch (error) {
+        const { mountId, port } = reading.state;
+        await restoreOne(reading.state, tables).catch((error: unknown) => {
           const { code, message } = asAgentError(error);
-          log('error', 'mount.not-restored', {
-            tunnel: state.mountId,
-            port: state.port,
-            code,
-            error: message,
-          });
-        }
+          log('error', 'mount.not-restored', { tunnel: mountId, port, code, error: message });
+        });
       }
     },
-    list: () => [...tunnels.values()],
-    status: () => [...tunnels.values()].map((tunnel) => tunnel.status()),
+    async inherit(inherited, listener) {
+      const tunnel = await inheritTunnel(tunnelPorts, inherited, listener);
+      served.set(tunnel.id, tunnel);
+    },
+    list: () => [...served.values()].filter(isTunnel),
+    status: () => [...served.values()].map((mount) => mount.status()),
   };
   return mounts;
+}
+
+/** Variables that decide whose credentials are found. */
+const identityEnvironment = [
+  'AWS_PROFILE',
+  'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI',
+  'AWS_CONTAINER_CREDENTIALS_FULL_URI',
+  'AWS_ROLE_ARN',
+  'AWS_WEB_IDENTITY_TOKEN_FILE',
+] as const;
+
+/** Keys in the environment are compared by being there: the values are not kept. */
+function sameIdentity(there: Record<string, string>, asked: Record<string, string>): boolean {
+  return (
+    identityEnvironment.every((name) => there[name] === asked[name]) &&
+    'AWS_ACCESS_KEY_ID' in there === 'AWS_ACCESS_KEY_ID' in asked
+  );
 }

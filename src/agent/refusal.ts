@@ -1,5 +1,5 @@
 import { AgentError } from '../core/errors.ts';
-import type { Tunnel } from './tunnel.ts';
+import type { Mount } from './tunnel.ts';
 
 /**
  * Says why mount.nfs4 failed, in terms of the file system and the identity instead of 127.0.0.1.
@@ -8,11 +8,11 @@ import type { Tunnel } from './tunnel.ts';
  * and for a file system that has another owner alike; what differs is what we asked with.
  */
 export async function explainRefusal(
-  tunnel: Pick<Tunnel, 'plan' | 'findIdentity'>,
+  mount: Pick<Mount, 'plan' | 'findIdentity'>,
   status: number,
   stderr: string,
 ): Promise<AgentError> {
-  const { plan } = tunnel;
+  const { plan } = mount;
   const what = `${plan.fileSystemId}:${plan.spec.path}`;
   const details = { fileSystem: plan.fileSystemId, status };
   if (!/access denied|permission denied|operation not permitted/i.test(stderr)) {
@@ -27,10 +27,13 @@ export async function explainRefusal(
     return new AgentError(
       'access.denied',
       `${plan.fileSystemId} refused this anonymous client${through}: the option "iam" was not given, and the file system policy does not grant elasticfilesystem:ClientMount to everyone`,
-      { ...details, hint: 'Add the option iam, or allow anonymous clients in the file system policy.' },
+      {
+        ...details,
+        hint: `Add the option${plan.spec.tls ? '' : 's tls and'} iam, or allow anonymous clients in the file system policy.`,
+      },
     );
   }
-  const identity = await tunnel.findIdentity();
+  const identity = await mount.findIdentity();
   const who =
     identity === null ? 'an unknown identity' : (identity.arn ?? `access key ${identity.accessKeyId}`);
   const source = identity === null ? '' : ` (credentials from ${identity.source})`;

@@ -1,15 +1,22 @@
-import type { Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import { planDelayMs } from '../core/backoff.ts';
 import type { MountStatus } from '../core/control-protocol.ts';
 import { AgentError, asAgentError, type ErrorMessage } from '../core/errors.ts';
 import type { CertificateReply, CertificateRequest, IdentityFacts } from '../core/identity-protocol.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
-import type { Clock, Log, ResolveName } from '../core/ports.ts';
+import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
+import type { Clock, Log } from '../core/ports.ts';
 import { planRenewalAtMs } from '../core/renewal.ts';
 import type { Endpoint, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
+import {
+  type AddressPorts,
+  createAddressFinder,
+  explainUnreachable,
+  type FoundAddresses,
+} from './addresses.ts';
 import type { Caller, Identities } from './identities.ts';
-import { type Listener, openListener } from './listeners.ts';
+import { adoptListener, type Listener, openListener } from './listeners.ts';
 import type { Workers } from './workers.ts';
 
 /** What a tunnel is opened with: everything that was decided for its mount. Plain JSON but for nothing secret. */
@@ -25,6 +32,8 @@ export interface TunnelPlan {
   serverName: string;
   mountTargetPort: number;
   dialTimeoutMs: number;
+  /** Ask the EFS API when the name has no address. */
+  askApi: boolean;
   trustedRootsPem: string[];
   metadataEndpoint: string | null;
   commonName: string;
@@ -33,13 +42,21 @@ export interface TunnelPlan {
   ports: readonly number[];
 }
 
-export interface TunnelPorts {
+/** What a tunnel leaves to the same tunnel of the next agent; its listening socket travels beside it. */
+export interface InheritedTunnel {
+  plan: TunnelPlan;
+  certificate: CertificateReply | null;
+  upstream: UpstreamFacts | null;
+  total: { bytesUp: number; bytesDown: number };
+  accepted: number;
+}
+
+export interface TunnelPorts extends AddressPorts {
   clock: Clock;
   log: Log;
   random: () => number;
   /** Numbers sessions, over all tunnels of the agent. */
   nextSessionId(): number;
-  resolveName: ResolveName;
   workers: Workers;
   identities: Identities;
   /** The RSA key of all client certificates, PKCS#8 PEM; made once per agent start. */
@@ -50,12 +67,15 @@ export interface TunnelPorts {
 
 export type TunnelPhase = MountStatus['state'];
 
-/** One listener on 127.0.0.1 and everything behind it. */
-export interface Tunnel {
+/** What the agent keeps for one mount: a tunnel, or without `tls` the record alone. */
+export interface Mount {
   readonly plan: TunnelPlan;
-  /** Name of the tunnel and of its state file. */
+  /** Name of the mount and of its state file. */
   readonly id: string;
-  readonly port: number;
+  /** What mount.nfs4 connects to; IPv6 in brackets. */
+  readonly server: string;
+  /** Local port of the tunnel; null without one. */
+  readonly port: number | null;
   phase: TunnelPhase;
   /**
    * Resolves the name, makes the client certificate and one TLS handshake with the mount target.
@@ -63,76 +83,108 @@ export interface Tunnel {
    * Errors: `dns.*`, `credentials.*`, `target.*`, `tls.*`; `interrupted` when `signal` aborts.
    */
   establish(signal: AbortSignal, report: (phase: string) => void): Promise<void>;
-  /** The same without the handshake and without an end: for a tunnel of an earlier agent, whose mount is there. */
-  establishInBackground(): void;
   /** Sessions that are open, or waiting for a worker. */
   openSessions(): number;
-  receive(message: WorkerToAgent): void;
-  /** A socket that no worker has taken after all: it waits for the next one. */
-  takeBack(socket: Socket): void;
-  /** The worker is gone with its sessions. */
-  workerLost(): void;
-  /** A new worker is ready. */
-  workerReady(): void;
+  /** Whether a mount table has a mount that this serves. */
+  isMounted(entries: readonly MountEntry[]): boolean;
   /** Whose credentials the mount uses, with the ARN if anybody can tell it; null without `iam`. */
   findIdentity(): Promise<IdentityFacts | null>;
   status(): MountStatus;
   close(): Promise<void>;
 }
 
-/** How long resolved addresses are used without asking again, in milliseconds. */
-const addressLifeMs = 10_000;
+/** One listener on 127.0.0.1 and everything behind it. */
+export interface Tunnel extends Mount {
+  readonly port: number;
+  readonly listener: Server;
+  /** As `establish`, without the handshake and without an end: for a tunnel of an earlier agent, whose mount is there. */
+  establishInBackground(): void;
+  receive(message: WorkerToAgent): void;
+  /** A socket that no worker has taken after all: it waits for the next one. */
+  takeBack(socket: Socket): void;
+  /** How many sessions a worker of an earlier agent still carries. */
+  setOrphanSessions(workerPid: number, sessions: number): void;
+  /** The worker is gone with its sessions. */
+  workerLost(): void;
+  /** A new worker is ready. */
+  workerReady(): void;
+  bequeath(): InheritedTunnel;
+}
 
 /**
  * Binds the listener of a tunnel; connections wait until `establish` is through.
  *
  * Errors: `port.taken`, `port.exhausted`.
  */
-export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
+export function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
+  return joinTunnel(ports, plan, null, (onSocket) => openListener(plan.ports, onSocket));
+}
+
+/**
+ * Goes on with a tunnel of an earlier agent: the listening socket is the same one, and so is the certificate.
+ *
+ * Errors: none.
+ */
+export async function inheritTunnel(
+  ports: TunnelPorts,
+  inherited: InheritedTunnel,
+  listener: Server,
+): Promise<Tunnel> {
+  const tunnel = await joinTunnel(ports, inherited.plan, inherited, (onSocket) =>
+    adoptListener(listener, onSocket),
+  );
+  tunnel.phase = 'mounted';
+  tunnel.establishInBackground();
+  return tunnel;
+}
+
+async function joinTunnel(
+  ports: TunnelPorts,
+  plan: TunnelPlan,
+  inherited: InheritedTunnel | null,
+  listen: (onSocket: (socket: Socket) => void) => Promise<Listener>,
+): Promise<Tunnel> {
   const { clock, log, workers } = ports;
   const caller: Caller = { environment: plan.environment, metadataEndpoint: plan.metadataEndpoint };
   const credentials = plan.spec.iam
-    ? { awsProfile: plan.spec.awsProfile, awsCredsUri: plan.spec.awsCredsUri }
+    ? {
+        awsProfile: plan.spec.awsProfile,
+        awsCredsUri: plan.spec.awsCredsUri,
+        roleArn: plan.spec.roleArn,
+        jwtPath: plan.spec.jwtPath,
+      }
     : null;
   const sessions = new Set<number>();
+  /** Sessions that workers of an earlier agent still carry, by worker. */
+  const orphanSessions = new Map<number, number>();
   const waiting: Socket[] = [];
-  const total = { bytesUp: 0, bytesDown: 0 };
+  const total = { bytesUp: 0, bytesDown: 0, ...inherited?.total };
   let current = { bytesUp: 0, bytesDown: 0 };
-  let accepted = 0;
+  let accepted = inherited?.accepted ?? 0;
   let known = false;
   let closed = false;
-  let upstream: UpstreamFacts | null = null;
-  let certificate: CertificateReply | null = null;
+  let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
+  let certificate: CertificateReply | null = inherited?.certificate ?? null;
   let lastError: ErrorMessage | null = null;
-  let addresses: { list: string[]; atMonoMs: number } | null = null;
-  let resolving: Promise<string[]> | null = null;
   let renewal: { cancel(): void } | null = null;
   let retry: { cancel(): void } | null = null;
 
-  const listener: Listener = await openListener(plan.ports, (socket) => {
+  const listener: Listener = await listen((socket) => {
     socket.on('error', () => socket.destroy());
     waiting.push(socket);
     handOver();
   });
   const tunnelId = planMountId(plan.fileSystemId, plan.mountPoint ?? '/tunnel', listener.port);
-  log('info', 'listener.opened', { tunnel: tunnelId, port: listener.port });
+  log('info', inherited === null ? 'listener.opened' : 'listener.inherited', { tunnel: tunnelId, port: listener.port });
 
-  /** Fresh addresses when they can be had, else the last known ones. Errors: `dns.*` when there are none. */
+  const findAddresses = createAddressFinder(ports, plan, caller, (error) => note(error, 'name.unresolved'));
+
+  const asEndpoints = ({ list }: FoundAddresses): Endpoint[] =>
+    list.map((address) => ({ address, port: plan.mountTargetPort }));
+
+  /** Errors: `dns.*` when no address is known. */
   async function findEndpoints(): Promise<Endpoint[]> {
-    if (plan.spec.mountTargetIp !== null)
-      return [{ address: plan.spec.mountTargetIp, port: plan.mountTargetPort }];
-    if (addresses === null || clock.monoMs() - addresses.atMonoMs >= addressLifeMs) {
-      resolving ??= ports.resolveName(plan.dnsName).finally(() => {
-        resolving = null;
-      });
-      try {
-        addresses = { list: await resolving, atMonoMs: clock.monoMs() };
-      } catch (error) {
-        if (addresses === null) throw error;
-        note(error, 'name.unresolved');
-      }
-    }
-    return addresses.list.map((address) => ({ address, port: plan.mountTargetPort }));
+    return asEndpoints(await findAddresses());
   }
 
   /** Gives the waiting connections to the worker; while there is no address to dial, they wait and it tries again. */
@@ -243,7 +295,7 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
   }
 
   async function establishWithoutProbe(): Promise<void> {
-    certificate = await makeCertificate();
+    certificate ??= await makeCertificate();
     await announce();
     planRenewal();
     handOver();
@@ -253,30 +305,45 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
     report(
       plan.spec.mountTargetIp === null ? `resolving ${plan.dnsName}` : `using ${plan.spec.mountTargetIp}`,
     );
-    const endpointsFound = findEndpoints();
+    const searching = findAddresses();
     if (plan.spec.iam) report('credentials');
-    const [endpoints, reply] = await Promise.all([endpointsFound, makeCertificate()]);
+    const [found, reply] = await Promise.all([searching, makeCertificate()]);
     certificate = reply;
     await announce();
-    report(
-      `connecting ${endpoints.map((endpoint) => endpoint.address).join(', ')} port ${plan.mountTargetPort}`,
-    );
-    upstream = await workers.probe(tunnelId, endpoints);
+    report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}`);
+    try {
+      upstream = await workers.probe(tunnelId, asEndpoints(found));
+    } catch (error) {
+      throw explainUnreachable(error, found);
+    }
     report(`${upstream.tlsVersion} with ${upstream.address}`);
     planRenewal();
   }
 
+  function countSessions(): number {
+    let count = sessions.size + waiting.length;
+    for (const carried of orphanSessions.values()) count += carried;
+    return count;
+  }
+
+  function tellIfQuiet(): void {
+    if (countSessions() === 0 && !closed) ports.onQuiet(tunnel);
+  }
+
   function closeSession(sessionId: number): void {
     sessions.delete(sessionId);
-    if (sessions.size === 0 && waiting.length === 0 && !closed) ports.onQuiet(tunnel);
+    tellIfQuiet();
   }
 
   const tunnel: Tunnel = {
     plan,
     id: tunnelId,
+    server: '127.0.0.1',
     port: listener.port,
+    listener: listener.server,
     phase: 'opening',
-    openSessions: () => sessions.size + waiting.length,
+    openSessions: countSessions,
+    isMounted: (entries) => findTunnelMounts(entries, listener.port).length > 0,
     establish: (signal: AbortSignal, report: (phase: string) => void) => abortable(signal, establish(report)),
     establishInBackground: () => establishInBackground(),
     receive(message: WorkerToAgent): void {
@@ -304,6 +371,10 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
       waiting.push(socket);
       handOver();
     },
+    setOrphanSessions(workerPid: number, count: number): void {
+      if (count > 0) orphanSessions.set(workerPid, count);
+      else if (orphanSessions.delete(workerPid)) tellIfQuiet();
+    },
     workerLost(): void {
       total.bytesUp += current.bytesUp;
       total.bytesDown += current.bytesDown;
@@ -325,6 +396,8 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
         path: plan.spec.path,
         mountPoint: plan.mountPoint,
         state: tunnel.phase,
+        tls: true,
+        iam: plan.spec.iam,
         port: listener.port,
         dnsName: plan.dnsName,
         address: upstream?.address ?? null,
@@ -333,13 +406,20 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
         serverCertificateExpiresAtMs: upstream?.certificateExpiresAtMs ?? null,
         identity: certificate?.identity ?? null,
         clientCertificateExpiresAtMs: certificate?.notAfterMs ?? null,
-        sessions: sessions.size,
+        sessions: countSessions(),
         reconnects: Math.max(0, accepted - 1),
         bytesUp: total.bytesUp + current.bytesUp,
         bytesDown: total.bytesDown + current.bytesDown,
         lastError,
       };
     },
+    bequeath: () => ({
+      plan,
+      certificate,
+      upstream,
+      total: { bytesUp: total.bytesUp + current.bytesUp, bytesDown: total.bytesDown + current.bytesDown },
+      accepted,
+    }),
     async close(): Promise<void> {
       if (closed) return;
       closed = true;
@@ -354,7 +434,8 @@ export async function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promis
   return tunnel;
 }
 
-function abortable<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+/** Errors: `interrupted` when `signal` aborts; the work goes on, unheard. */
+export function abortable<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const abort = () => reject(new AgentError('interrupted', 'the caller went away'));
     if (signal.aborted) abort();

@@ -1,4 +1,4 @@
-import { generateKeyPair } from 'node:crypto';
+import { generateKeyPair, getFips } from 'node:crypto';
 import { homedir, hostname, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
@@ -12,16 +12,27 @@ import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
 import { readMountTables } from '../host/mount-tables.ts';
+import { readNetworks } from '../host/networks.ts';
 import { readStateFiles, removeStateFile, setAsideStateFile, writeStateFile } from '../host/runtime-dir.ts';
 import { readTrustedRoots } from '../host/trusted-roots.ts';
 import { readUnprivilegedUser } from '../host/users.ts';
+import { openWorkerSocket, workerSocketPath } from '../host/worker-socket.ts';
 import { createIdentities } from './identities.ts';
 import { createMounts, type Mounts } from './mounts.ts';
+import { createOrphans } from './orphans.ts';
+import type { FromSuccessor, Successor, ToSuccessor } from './takeover.ts';
 import { createWorkers, type Workers } from './workers.ts';
 
 export interface Agent {
   mounts: Mounts;
   workers: Workers;
+  /** Makes the key of all client certificates, in the thread pool; waits for nothing. */
+  makePrivateKey(): void;
+  /** Uses the key of the agent before this one. */
+  inheritPrivateKey(pem: string): void;
+  privateKeyPem(): Promise<string>;
+  /** Starts the program that goes on in our place: `agent.cjs` of this version or another. */
+  startSuccessor(program: string, onDemand: boolean): Successor;
   /** Ends the children that serve nobody; workers with sessions go on without us. */
   close(): void;
 }
@@ -40,13 +51,12 @@ export async function wireAgent(
   const childEnvironment = { PATH: environment['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' };
   const dropTo = await readUnprivilegedUser((await readConfig()).workerUser);
 
-  // Made before it is needed, in the thread pool; lives in memory only.
-  const privateKey = promisify(generateKeyPair)('rsa', {
-    modulusLength: 3072,
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-    publicKeyEncoding: { type: 'spki', format: 'pem' },
-  });
-  privateKey.catch(() => {});
+  // In memory only.
+  let privateKey: Promise<string> | null = null;
+  const privateKeyPem = () => {
+    privateKey ??= generatePrivateKey();
+    return privateKey;
+  };
 
   const workers = createWorkers(
     {
@@ -54,8 +64,17 @@ export async function wireAgent(
       log,
       random: Math.random,
       startWorker: () =>
-        startChild<AgentToWorker, WorkerToAgent>(join(bundles, 'worker.cjs'), [], childEnvironment),
-      startMessage: () => ({ kind: 'start', dropTo, budgetBytes }),
+        startChild<AgentToWorker, WorkerToAgent>(join(bundles, 'worker.cjs'), {
+          environment: childEnvironment,
+        }),
+      startMessage: () => ({
+        kind: 'start',
+        dropTo,
+        budgetBytes,
+        stallTimeoutMs: 20_000,
+        maxConnections: 1,
+        callbackSocket: workerSocketPath(runtimeDirectory),
+      }),
     },
     {
       onMessage(message) {
@@ -72,16 +91,29 @@ export async function wireAgent(
         else tunnel.takeBack(socket);
       },
       onReady: () => {
+        orphans.retireAll();
         for (const tunnel of mounts.list()) tunnel.workerReady();
       },
     },
   );
+  const orphans = createOrphans({
+    log,
+    server: await openWorkerSocket(runtimeDirectory, dropTo),
+    mayRetire: () => workers.status().state === 'up',
+    onSessions(tunnelId, workerPid, sessions) {
+      const tunnel = mounts.list().find(({ id }) => id === tunnelId);
+      tunnel?.setOrphanSessions(workerPid, sessions);
+      return tunnel !== undefined;
+    },
+  });
   const identities = createIdentities({
     clock: systemClock,
     log,
     home: homedir(),
     startIdentity: () =>
-      startChild<AgentToIdentity, IdentityToAgent>(join(bundles, 'identity.cjs'), [], childEnvironment),
+      startChild<AgentToIdentity, IdentityToAgent>(join(bundles, 'identity.cjs'), {
+        environment: childEnvironment,
+      }),
   });
   let sessions = 0;
   const mounts = createMounts({
@@ -93,11 +125,13 @@ export async function wireAgent(
     random: Math.random,
     resolveName,
     resolveCanonicalName,
+    readNetworks,
+    cryptoIsFips: () => getFips() === 1,
     readConfig,
     readTrustedRoots,
     workers,
     identities,
-    privateKeyPem: async () => (await privateKey).privateKey,
+    privateKeyPem,
     readMountTables,
     stateFiles: {
       write: (mountId, text) => writeStateFile(runtimeDirectory, mountId, text),
@@ -109,8 +143,30 @@ export async function wireAgent(
   return {
     mounts,
     workers,
+    makePrivateKey() {
+      privateKeyPem().catch(() => {});
+    },
+    inheritPrivateKey(pem) {
+      privateKey = Promise.resolve(pem);
+    },
+    privateKeyPem,
+    startSuccessor: (program, onDemand) =>
+      startChild<ToSuccessor, FromSuccessor>(program, {
+        argv: ['--successor', ...(onDemand ? ['--on-demand'] : [])],
+        environment: { ...environment },
+        detached: true,
+      }),
     close() {
       identities.close();
     },
   };
+}
+
+async function generatePrivateKey(): Promise<string> {
+  const { privateKey } = await promisify(generateKeyPair)('rsa', {
+    modulusLength: 3072,
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+  });
+  return privateKey;
 }

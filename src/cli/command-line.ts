@@ -21,6 +21,14 @@ const commands: Record<
     describe: 'show the mounts, their tunnels and their identities',
     load: async (caller) => untyped((await import('./status.ts')).createStatusCommand(caller)),
   },
+  whoami: {
+    describe: 'show whose credentials a mount uses, or would use',
+    load: async (caller) => untyped((await import('./whoami.ts')).createWhoamiCommand(caller)),
+  },
+  config: {
+    describe: 'show the configuration and where each value comes from',
+    load: async (caller) => untyped((await import('./config.ts')).createConfigCommand(caller)),
+  },
   tunnel: {
     describe: 'open a tunnel and mount nothing',
     load: async (caller) => untyped((await import('./tunnel.ts')).createTunnelCommand(caller)),
@@ -39,7 +47,7 @@ const commands: Record<
 export function runCommandLine(argv: readonly string[], caller: Caller): Promise<number> {
   return runProgramFor(caller, async () => {
     const run = parseCommandLine(argv, await loadCommand(argv, caller), caller);
-    await run();
+    return run();
   });
 }
 

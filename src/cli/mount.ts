@@ -33,9 +33,10 @@ export function createMountCommand(caller: Caller): CommandModule<object, Argume
         })
         .option('v', { type: 'boolean', default: false, describe: 'show every phase with its time' })
         .option('f', { type: 'boolean', default: false, describe: 'check everything, mount nothing' }),
-    handler: async ({ spec, directory, o, v, f }) => {
+    // Its result is the exit status.
+    handler: ({ spec, directory, o, v, f }) => {
       checkRoot(caller);
-      await mountFileSystem(
+      return mountFileSystem(
         {
           kind: 'mount',
           device: spec,
@@ -46,7 +47,7 @@ export function createMountCommand(caller: Caller): CommandModule<object, Argume
           sloppy: false,
         },
         caller,
-      );
+      ) as Promise<never>;
     },
   };
 }

@@ -57,7 +57,7 @@ export function formatDuration(durationMs: number): string {
 function formatRow(mount: MountStatus): string[] {
   return [
     clean(mount.fileSystemId),
-    clean(mount.mountPoint ?? `(port ${mount.port})`),
+    clean(mount.mountPoint ?? `(port ${mount.port ?? 'none'})`),
     mount.state,
     String(mount.sessions),
     formatBytes(mount.bytesUp),
@@ -66,6 +66,10 @@ function formatRow(mount: MountStatus): string[] {
 }
 
 function formatDetails(mount: MountStatus, nowMs: number): string[] {
+  if (!mount.tls) {
+    const path = mount.path === '/' ? '' : `, ${clean(mount.path)}`;
+    return [`${mount.address ?? clean(mount.dnsName)}${path}: no tunnel, not encrypted (tls was not given)`];
+  }
   const where = [
     mount.address ?? clean(mount.dnsName),
     mount.tlsVersion === null
@@ -85,7 +89,7 @@ function formatDetails(mount: MountStatus, nowMs: number): string[] {
 
 function formatIdentity(mount: MountStatus, nowMs: number): string[] {
   const { identity, clientCertificateExpiresAtMs: expiresAtMs } = mount;
-  if (identity === null) return ['anonymous (without the option iam)'];
+  if (identity === null) return [mount.iam ? 'no credentials yet' : 'anonymous (without the option iam)'];
   const certificate =
     expiresAtMs === null ? '' : `, certificate good for ${formatDuration(expiresAtMs - nowMs)}`;
   return [

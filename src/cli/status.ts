@@ -1,7 +1,7 @@
 import type { CommandModule } from 'yargs';
 import { version } from '../core/version.ts';
 import type { Caller } from '../helper/caller.ts';
-import { readStatus } from '../helper/status.ts';
+import { readStatuses } from '../helper/status.ts';
 import { renderStatus } from './render.ts';
 
 interface Arguments {
@@ -19,10 +19,17 @@ export function createStatusCommand(caller: Caller): CommandModule<object, Argum
         describe: 'for programs; the field names are stable',
       }),
     handler: async ({ json }) => {
-      const status = await readStatus(caller);
-      if (json) caller.writeOut(`${JSON.stringify(status ?? { version, pid: null, mounts: [] }, null, 2)}\n`);
-      else if (status === null) caller.writeOut('the agent is not running; no tunnel is open\n');
-      else caller.writeOut(renderStatus(status, Date.now()));
+      const { own, others } = await readStatuses(caller);
+      if (json) {
+        const status = own ?? { version, pid: null, mounts: [] };
+        const whole = others.length === 0 ? status : { ...status, otherNetworkNamespaces: others };
+        caller.writeOut(`${JSON.stringify(whole, null, 2)}\n`);
+        return;
+      }
+      if (own === null) caller.writeOut('the agent is not running; no tunnel is open\n');
+      else caller.writeOut(renderStatus(own, Date.now()));
+      for (const status of others)
+        caller.writeOut(`\nin another network namespace:\n${renderStatus(status, Date.now())}`);
     },
   };
 }

@@ -108,6 +108,7 @@ async function runTarget(typed: TargetCommand): Promise<void> {
   process.stdout.write(typed.json ? `${JSON.stringify(ready.facts)}\n` : ready.text);
   await stopped;
   await target.close();
+  if (events !== process.stdout) await new Promise<void>((resolve) => events.end(() => resolve()));
 }
 
 async function openEventFile(file: string): Promise<Writable> {
@@ -123,5 +124,9 @@ async function openEventFile(file: string): Promise<Writable> {
       thrown,
     );
   }
+  // A full disk costs event lines, not mounts.
+  stream.on('error', (cause) =>
+    process.stderr.write(`efs-agent target: an event was not written: ${cause.message}\n`),
+  );
   return stream;
 }

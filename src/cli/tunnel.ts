@@ -42,6 +42,18 @@ export function createTunnelCommand(caller: Caller): CommandModule<object, Argum
 /** Errors: those of a mount spec; `option.unsupported` for options of mount.nfs4, which does not run here. */
 function parseTunnelSpec(device: string, options: string): MountSpec {
   const spec = parseMountSpec(device, parseOptions(options));
+  if (!spec.tls) {
+    throw new AgentError('option.requires', 'The "tls" option is required for a tunnel', { option: 'tls' });
+  }
+  if (spec.networkNamespace !== null) {
+    throw new AgentError(
+      'option.unsupported',
+      'a tunnel alone is opened in the network namespace of its caller',
+      {
+        hint: 'Run it there: nsenter --net=<path> efs-agent tunnel ...',
+      },
+    );
+  }
   if (spec.nfsOptions.length > 0) {
     throw new AgentError(
       'option.unsupported',

@@ -1,4 +1,4 @@
-import { isHostName, isRegionName } from './endpoint.ts';
+import { isHostName, isRegionName, isZoneName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { findIniValue, type Ini, type IniValue, mergeInis, parseIni } from './ini.ts';
 
@@ -59,6 +59,20 @@ export const settings = {
     '/etc/amazon/efs/efs-utils.crt',
     parseLine,
     'roots a mount target may have',
+  ),
+  zoneId: reference(
+    'mount',
+    'az_id',
+    null,
+    parseZoneId,
+    'zone id for crossaccount, where the instance metadata service cannot tell it',
+  ),
+  checkOcsp: reference(
+    'mount',
+    'stunnel_check_cert_validity',
+    'false',
+    parseOcsp,
+    'check the server certificate with OCSP: not possible, see migration.md',
   ),
   fipsMode: reference('mount', 'fips_mode_enabled', 'false', parseBoolean, 'use FIPS endpoints and ciphers'),
   portRangeLower: reference(
@@ -137,7 +151,6 @@ export const settingsWithoutEffect: readonly Setting<string>[] = [
   noEffect('DEFAULT', 'logging_max_bytes', '1048576', 'the journal keeps the log'),
   noEffect('DEFAULT', 'logging_file_count', '10', 'the journal keeps the log'),
   noEffect('DEFAULT', 'state_file_dir_mode', '750', 'the state directory is for root only'),
-  noEffect('mount', 'az_id', null, 'zone ids are not used'),
   noEffect('mount', 'stunnel_debug_enabled', 'false', 'the tunnel logs as logging_level says'),
   noEffect('mount', 'stunnel_logs_file', null, 'the tunnel logs to the journal'),
   noEffect('mount', 'stunnel_check_cert_hostname', 'true', "the mount target's name is always checked"),
@@ -207,7 +220,6 @@ export function parseConfig(files: readonly { path: string; text: string }[]): C
     origins[name] = originOf(found);
   }
   const regions = parseRegions(ini, warnings);
-  checkOcsp(ini, warnings);
   checkKeys(ini, warnings);
   const config = {
     ...values,
@@ -238,6 +250,60 @@ export function configuredCaFile(config: Config, region: string): Located {
   return regionOf(config, region)?.caFile ?? { value: config.caFile, origin: config.origins.caFile };
 }
 
+/** One key with the value it has, as it would stand in a file, for `efs-agent config`. */
+export interface EffectiveSetting {
+  section: string;
+  key: string;
+  /** Null when there is none. */
+  value: string | null;
+  origin: Origin;
+  status: Setting<unknown>['status'];
+  help: string;
+}
+
+/**
+ * Every key that efs-agent knows, in the order of the sections, with the value that holds and where it comes from;
+ * keys without effect only where a file has them.
+ *
+ * Errors: those of `parseConfig`.
+ */
+export function listEffectiveSettings(files: readonly { path: string; text: string }[]): EffectiveSetting[] {
+  const ini = mergeInis(files.map(({ path, text }) => parseIni(text, path)));
+  const config = parseConfig(files);
+  const used = Object.values<Setting<unknown>>(settings).map((setting) => describe(ini, setting));
+  const unused = settingsWithoutEffect
+    .map((setting) => describe(ini, setting))
+    .filter(({ origin }) => origin.kind === 'file');
+  const regional = Object.entries(config.regions).flatMap(([region, { dnsNameSuffix, caFile }]) => [
+    ...describeRegional(region, settings.dnsNameSuffix, dnsNameSuffix),
+    ...describeRegional(region, settings.caFile, caFile),
+  ]);
+  return [...used, ...regional, ...unused];
+}
+
+function describe(ini: Ini, setting: Setting<unknown>): EffectiveSetting {
+  const { section, key, status, help, shipped } = setting;
+  const found = findIniValue(ini, section, key);
+  return {
+    section,
+    key,
+    value: found === null ? shipped : found.text,
+    origin: originOf(found),
+    status,
+    help,
+  };
+}
+
+function describeRegional(
+  region: string,
+  { key, help }: Setting<unknown>,
+  located: Located | null,
+): EffectiveSetting[] {
+  if (located === null) return [];
+  const { value, origin } = located;
+  return [{ section: `${regionPrefix}${region}`, key, value, origin, status: 'reference', help }];
+}
+
 const systemRoots = '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem';
 
 /** The region sections of the shipped file. A section of the same name in a file replaces the whole entry. */
@@ -255,7 +321,6 @@ const shippedRegions: readonly [region: string, suffix: string, caFile: string |
 ];
 
 const regionPrefix = 'mount.';
-const ocspKey = 'stunnel_check_cert_validity';
 
 function regionOf(config: Config, region: string): RegionSettings | undefined {
   return Object.hasOwn(config.regions, region) ? config.regions[region] : undefined;
@@ -311,18 +376,10 @@ function checkPortRange(config: Config): void {
   );
 }
 
-function checkOcsp(ini: Ini, warnings: string[]): void {
-  const found = findIniValue(ini, 'mount', ocspKey);
-  if (found === null) return;
-  const place = placeOf('mount', ocspKey, found, warnings);
-  // A check that was asked for and is not made must not pass for one that was made.
-  if (parseBoolean(found.text, place)) throw place.invalid('is true, but efs-agent does not check OCSP');
-}
-
 /** Says which keys that stand in the files have no effect. */
 function checkKeys(ini: Ini, warnings: string[]): void {
   const effective = Object.values<Setting<unknown>>(settings);
-  const known = new Set([...effective.map(nameOf), `mount ${ocspKey}`]);
+  const known = new Set(effective.map(nameOf));
   const withoutEffect = new Map(settingsWithoutEffect.map((setting) => [nameOf(setting), setting]));
   const keys = new Set([...known, ...withoutEffect.keys()].map((name) => name.slice(name.indexOf(' ') + 1)));
   for (const [section, entries] of ini) {
@@ -391,6 +448,18 @@ function parseSuffix(text: string, place: Place): string {
 
 function parseRegion(text: string, place: Place): string {
   if (!isRegionName(text)) throw place.invalid(`"${text}" is not a region name`);
+  return text;
+}
+
+function parseOcsp(text: string, place: Place): boolean {
+  const wanted = parseBoolean(text, place);
+  if (wanted)
+    place.warn('is true: no OCSP check is made, so every mount with tls is refused unless it has noocsp');
+  return wanted;
+}
+
+function parseZoneId(text: string, place: Place): string {
+  if (!isZoneName(text)) throw place.invalid(`"${text}" is not the id of an availability zone`);
   return text;
 }
 

@@ -1,4 +1,5 @@
 import { AgentError, type ErrorMessage } from './errors.ts';
+import type { IdentityFacts } from './identity-protocol.ts';
 import { checkMountSpec, type MountSpec } from './mount-spec.ts';
 
 /**
@@ -23,8 +24,17 @@ export const forwardedEnvironment = [
   'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE',
   'AWS_ROLE_ARN',
   'AWS_WEB_IDENTITY_TOKEN_FILE',
+  'AWS_ACCESS_KEY_ID',
+  'AWS_SECRET_ACCESS_KEY',
+  'AWS_SESSION_TOKEN',
+  'AWS_SHARED_CREDENTIALS_FILE',
+  'AWS_CONFIG_FILE',
   'AWS_EC2_METADATA_SERVICE_ENDPOINT',
+  'AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE',
+  'AWS_ENDPOINT_URL',
   'AWS_ENDPOINT_URL_STS',
+  'AWS_ENDPOINT_URL_EFS',
+  'AWS_ENDPOINT_URL_EC2',
 ] as const;
 
 export type ClientMessage =
@@ -36,18 +46,39 @@ export type ClientMessage =
       mountPoint: string | null;
       environment: Record<string, string>;
     }
+  /** Asks what the agent serves at a mount point where the kernel has an NFS mount, and whether it is this one. */
+  | {
+      kind: 'compare';
+      version: number;
+      spec: MountSpec;
+      mountPoint: string;
+      environment: Record<string, string>;
+    }
   /** What mount.nfs4 said. `stderr` is the kernel's or mount.nfs4's own text. */
   | { kind: 'mount.ended'; status: number; stderr: string }
   /** The mount point has been unmounted by the caller: its tunnel may go. */
   | { kind: 'unmounted'; version: number; mountPoint: string }
-  | { kind: 'status'; version: number };
+  | { kind: 'status'; version: number }
+  /** Another build of the agent is to go on in the place of the running one; `program` is its `agent.cjs`. */
+  | { kind: 'takeover'; version: number; program: string }
+  /** Whose credentials a mount uses, or a mount by this caller would use when `mountPoint` is null. */
+  | {
+      kind: 'whoami';
+      version: number;
+      mountPoint: string | null;
+      region: string | null;
+      environment: Record<string, string>;
+    };
 
 export type AgentMessage =
   /** One line of progress, for `-v` and for mounts that take long. */
   | { kind: 'progress'; phase: string; elapsedMs: number }
   | {
       kind: 'tunnel.ready';
-      port: number;
+      /** What mount.nfs4 connects to: 127.0.0.1, or without a tunnel the mount target; IPv6 in brackets. */
+      server: string;
+      /** Local port of the tunnel, or another one than 2049 of a mount target without a tunnel; else null. */
+      port: number | null;
       dnsName: string;
       fileSystemId: string;
       retry: MountRetry;
@@ -57,8 +88,27 @@ export type AgentMessage =
   | { kind: 'mounted' }
   /** The tunnel is gone (after `unmounted`); `found` is false when no tunnel served that mount point. */
   | { kind: 'closed'; found: boolean }
+  /** The process that goes on; the one that answers ends. */
+  | { kind: 'taken-over'; pid: number }
+  | { kind: 'compared'; served: ServedMount | null }
   | { kind: 'status'; status: AgentStatus }
+  /** Null for a mount without `iam`. */
+  | { kind: 'identity'; identity: IdentityFacts | null }
   | { kind: 'failed'; error: ErrorMessage };
+
+/** A mount that the agent serves, compared with one that was asked for. */
+export interface ServedMount {
+  /** `<file system>:<path>`, and through which access point, for people. */
+  description: string;
+  /** In what it differs from what was asked for, for people; empty when it is the same. */
+  differences: string[];
+  /** In what its tunnel differs: the same data, another way to it. */
+  tunnelDifferences: string[];
+  /** Local port of its tunnel; null without one. */
+  port: number | null;
+  /** What mount.nfs4 was given as the server. */
+  server: string;
+}
 
 /** How often and how long mount.nfs4 may try (specification 7.4). */
 export interface MountRetry {
@@ -82,13 +132,17 @@ export interface MountStatus {
   path: string;
   mountPoint: string | null;
   state: 'opening' | 'mounting' | 'mounted' | 'tunnel';
-  port: number;
+  /** False for a mount without `tls`: the kernel talks to the mount target itself. */
+  tls: boolean;
+  iam: boolean;
+  /** Local port of the tunnel; null without one. */
+  port: number | null;
   dnsName: string;
   address: string | null;
   tlsVersion: string | null;
   cipher: string | null;
   serverCertificateExpiresAtMs: number | null;
-  identity: { source: string; arn: string | null; accessKeyId: string; expiresAtMs: number | null } | null;
+  identity: IdentityFacts | null;
   clientCertificateExpiresAtMs: number | null;
   sessions: number;
   reconnects: number;
@@ -114,6 +168,14 @@ export function parseClientMessage(line: string): ClientMessage {
         mountPoint: value['mountPoint'] === null ? null : checkAbsolutePath(value['mountPoint']),
         environment: checkEnvironment(value['environment']),
       };
+    case 'compare':
+      return {
+        kind,
+        version: checkVersion(value['version']),
+        spec: checkMountSpec(value['spec']),
+        mountPoint: checkAbsolutePath(value['mountPoint']),
+        environment: checkEnvironment(value['environment']),
+      };
     case 'mount.ended':
       return {
         kind,
@@ -126,8 +188,22 @@ export function parseClientMessage(line: string): ClientMessage {
         version: checkVersion(value['version']),
         mountPoint: checkAbsolutePath(value['mountPoint']),
       };
+    case 'takeover':
+      return {
+        kind,
+        version: checkVersion(value['version']),
+        program: checkAbsolutePath(value['program'], 'program'),
+      };
     case 'status':
       return { kind, version: checkVersion(value['version']) };
+    case 'whoami':
+      return {
+        kind,
+        version: checkVersion(value['version']),
+        mountPoint: value['mountPoint'] === null ? null : checkAbsolutePath(value['mountPoint']),
+        region: value['region'] === null ? null : checkText(value['region'], 'region'),
+        environment: checkEnvironment(value['environment']),
+      };
     default:
       throw new AgentError(
         'agent.protocol',
@@ -227,9 +303,9 @@ function checkText(value: unknown, name: string): string {
   return value;
 }
 
-function checkAbsolutePath(value: unknown): string {
-  const path = checkText(value, 'mountPoint');
-  if (!path.startsWith('/') || path.includes('\0')) throw malformed('mountPoint');
+function checkAbsolutePath(value: unknown, name = 'mountPoint'): string {
+  const path = checkText(value, name);
+  if (!path.startsWith('/') || path.includes('\0')) throw malformed(name);
   return path;
 }
 

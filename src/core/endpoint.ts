@@ -9,6 +9,8 @@ export interface DnsNameParts {
   suffix: string;
   /** Availability zone name; null leaves the zone label out. */
   zone: string | null;
+  /** Zone id of this instance, for the file system of another account; the template is not used then. */
+  crossAccountZoneId?: string | null;
 }
 
 /** A file system's DNS name, taken apart. */
@@ -26,6 +28,15 @@ export interface FileSystemName {
  */
 export function isRegionName(text: string): boolean {
   return /^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$/.test(text);
+}
+
+/**
+ * Says whether a text has the form of an availability zone's name or id, such as `us-east-1a` or `use1-az4`.
+ *
+ * Source: specification 3.3: one DNS label of lower-case letters, digits and hyphens.
+ */
+export function isZoneName(text: string): boolean {
+  return /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(text);
 }
 
 /**
@@ -56,6 +67,8 @@ export function isHostName(text: string): boolean {
  * known, or gives something that is no host name. Source: specification 3.1.
  */
 export function planDnsName(parts: DnsNameParts): string {
+  if (parts.crossAccountZoneId)
+    return `${parts.crossAccountZoneId}.${parts.fileSystemId}.efs.${parts.region}.${parts.suffix}`;
   if (!parts.format.includes('{fs_id}')) {
     throw new AgentError('config.invalid', `dns_name_format must contain {fs_id}: ${parts.format}`, {
       key: 'dns_name_format',
@@ -119,4 +132,77 @@ export function parseFileSystemName(canonicalName: string): FileSystemName | nul
     region: match['region']!,
     suffix: match['suffix']!,
   };
+}
+
+/**
+ * The region that is written into a DNS name template instead of `{region}`; null when there is none.
+ *
+ * Source: specification 3.2, step 6: the second-to-last piece before `{dns_name_suffix}`, the third-to-last of a
+ * template that ends in `amazonaws.com`.
+ */
+export function regionInFormat(format: string): string | null {
+  if (format.includes('{region}')) return null;
+  const pieces = format.split('.');
+  const region = format.includes('{dns_name_suffix}')
+    ? pieces.at(-2)
+    : format.includes('amazonaws.com')
+      ? pieces.at(-3)
+      : undefined;
+  return region !== undefined && isRegionName(region) ? region : null;
+}
+
+/** A network that this machine has an address in. */
+export interface LocalNetwork {
+  /** IPv4 or IPv6 literal. */
+  address: string;
+  prefixBits: number;
+}
+
+/**
+ * Puts the addresses that are in a network of this machine first and leaves the order alone otherwise: a subnet is in
+ * one availability zone, so a mount target in ours is in our zone.
+ */
+export function orderByNearness(addresses: readonly string[], networks: readonly LocalNetwork[]): string[] {
+  const isNear = (address: string) => {
+    const bits = addressBits(address);
+    return (
+      bits !== null &&
+      networks.some((network) => {
+        const own = addressBits(network.address);
+        return (
+          own !== null &&
+          own.length === bits.length &&
+          network.prefixBits > 0 &&
+          own.slice(0, network.prefixBits) === bits.slice(0, network.prefixBits)
+        );
+      })
+    );
+  };
+  const near = addresses.filter(isNear);
+  return [...near, ...addresses.filter((address) => !near.includes(address))];
+}
+
+/** An address as a text of binary digits, 32 or 128 of them; null for what is no address. */
+function addressBits(address: string): string | null {
+  if (/^[0-9]+(?:\.[0-9]+){3}$/.test(address)) {
+    const octets = address.split('.').map(Number);
+    return octets.every((octet) => octet <= 255)
+      ? octets.map((octet) => octet.toString(2).padStart(8, '0')).join('')
+      : null;
+  }
+  const halves = address.replace(/%.*$/, '').split('::');
+  const groups = halves.map((half) => (half === '' ? [] : half.split(':').flatMap(groupsOf)));
+  const missing = 8 - groups.flat().length;
+  if (halves.length > 2 || missing < 0 || (halves.length === 1 && missing !== 0)) return null;
+  const all = [...groups[0]!, ...Array<string>(missing).fill('0'), ...(groups[1] ?? [])];
+  return all.every((group) => /^[0-9a-f]{1,4}$/i.test(group))
+    ? all.map((group) => Number.parseInt(group, 16).toString(2).padStart(16, '0')).join('')
+    : null;
+}
+
+/** The last part of an IPv6 address may be an IPv4 address: it stands for two groups. */
+function groupsOf(part: string): string[] {
+  if (!part.includes('.')) return [part];
+  const [a = 0, b = 0, c = 0, d = 0] = part.split('.').map(Number);
+  return [a * 256 + b, c * 256 + d].map((group) => group.toString(16));
 }

@@ -33,6 +33,12 @@ export const faults = {
   'mountpoint.not-directory': fault('local', 'never', 32, 'Name a directory as the mount point.'),
   'mountpoint.busy': fault('local', 'never', 32, 'Unmount what is mounted there, or name another directory.'),
   'mountpoint.not-mounted': fault('local', 'never', 32, 'See what is mounted with: efs-agent status.'),
+  'namespace.unusable': fault(
+    'local',
+    'never',
+    32,
+    'Name a network namespace that exists, such as /run/netns/<name>; nsenter is in the package util-linux.',
+  ),
   'config.unreadable': fault('local', 'never', 2, 'Make the configuration file readable by root.'),
   'config.malformed': fault('local', 'never', 2, 'Correct the line that is named in the configuration file.'),
   'config.invalid': fault('local', 'never', 2, 'Correct the key that is named in the configuration file.'),
@@ -43,6 +49,12 @@ export const faults = {
     'Add the option region=<region>, or set region in /etc/amazon/efs/efs-utils.conf.',
   ),
   'region.malformed': fault('local', 'never', 1, 'Write a region name such as us-east-1.'),
+  'zone.unknown': fault(
+    'iam',
+    'backoff',
+    32,
+    'Set az_id in the section [mount] of /etc/amazon/efs/efs-utils.conf, or enable the instance metadata service.',
+  ),
   'dns.not-found': fault(
     'dns',
     'backoff',

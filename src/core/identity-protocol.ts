@@ -11,6 +11,9 @@ import type { ErrorMessage } from './errors.ts';
 export interface CredentialsRequest {
   awsProfile: string | null;
   awsCredsUri: string | null;
+  /** With `jwtPath`: the role to assume with the web identity token in that file. Neither works alone. */
+  roleArn: string | null;
+  jwtPath: string | null;
 }
 
 export interface CertificateRequest {
@@ -43,14 +46,34 @@ export type AgentToIdentity =
       idleExitMs?: number;
     }
   | { kind: 'certificate'; requestId: number; request: CertificateRequest }
-  /** Where this instance runs, from its identity document. */
-  | { kind: 'instance'; requestId: number }
+  /** Where this instance runs, from its identity document; `withZoneId` costs one more question. */
+  | { kind: 'instance'; requestId: number; withZoneId?: boolean }
+  /** The mount target to use when the name of the file system cannot be resolved. */
+  | { kind: 'mountTargets'; requestId: number; request: MountTargetsRequest }
   /** Who the credentials belong to; asks STS if the source does not say. */
   | { kind: 'whoami'; requestId: number; credentials: CredentialsRequest; region: string; dnsSuffix: string };
 
+export interface MountTargetsRequest {
+  fileSystemId: string;
+  /** Name of the availability zone the user asked for; null = the instance's own, or any when that is unknown. */
+  zone: string | null;
+  region: string;
+  dnsSuffix: string;
+  credentials: CredentialsRequest;
+}
+
+/** One mount target that is available. */
+export interface MountTargetFacts {
+  mountTargetId: string;
+  /** Name of its availability zone; null when the service does not say. */
+  zone: string | null;
+  /** IPv4 before IPv6; at least one. */
+  addresses: string[];
+}
+
 /** Where credentials came from and whose they are. No secret. */
 export interface IdentityFacts {
-  /** `ecs:<uri>`, `credentials:<profile>`, `config:<profile>`, `named_profile:<profile>`, `podidentity:<uri>`, `webidentity:<role arn>`, `metadata:<role>`. */
+  /** `environment`, `ecs:<uri>`, `credentials:<profile>`, `config:<profile>`, `named_profile:<profile>`, `podidentity:<uri>`, `webidentity:<role arn>`, `metadata:<role>`. */
   source: string;
   accessKeyId: string;
   /** Null when the source does not say; `whoami` then asks STS. */
@@ -71,11 +94,14 @@ export interface InstanceFacts {
   availabilityZone: string;
   instanceId: string;
   accountId: string;
+  /** For example `use1-az1`; null when nobody asked for it. */
+  availabilityZoneId: string | null;
 }
 
 export type IdentityToAgent =
   | { kind: 'ready'; pid: number }
   | { kind: 'certificate.done'; requestId: number; reply: CertificateReply }
   | { kind: 'instance.done'; requestId: number; instance: InstanceFacts }
+  | { kind: 'mountTargets.done'; requestId: number; mountTarget: MountTargetFacts }
   | { kind: 'whoami.done'; requestId: number; identity: IdentityFacts }
   | { kind: 'failed'; requestId: number; error: ErrorMessage };

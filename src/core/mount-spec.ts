@@ -1,4 +1,4 @@
-import { isFileSystemId, isHostName, isRegionName } from './endpoint.ts';
+import { isFileSystemId, isHostName, isRegionName, isZoneName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 
 /** One item of a mount option string; `value` is null when there was no `=`. Quotes stay in the value. */
@@ -19,13 +19,24 @@ export interface MountSpec {
   iam: boolean;
   accessPoint: string | null;
   region: string | null;
+  /** Name of the availability zone whose mount target is wanted. */
+  zone: string | null;
+  /** The file system is another account's: its name begins with the zone id of this instance. */
+  crossAccount: boolean;
   /** IPv4 or IPv6 literal without brackets. */
   mountTargetIp: string | null;
+  /** Path of the network namespace to mount in; null = the caller's. */
+  networkNamespace: string | null;
   /** Local port of the tunnel; null lets the agent choose. */
   tlsPort: number | null;
   caFile: string | null;
+  /** This mount does without the OCSP check that the configuration asks for. */
+  noOcsp: boolean;
   awsCredsUri: string | null;
   awsProfile: string | null;
+  /** With `jwtPath`: the role to assume with the web identity token in that file. */
+  roleArn: string | null;
+  jwtPath: string | null;
   /** Everything that is not ours, in the user's order, for mount.nfs4. */
   nfsOptions: MountOption[];
 }
@@ -60,45 +71,46 @@ export type UmountInvocation =
       readOnly: boolean;
     };
 
-/** Options of ours that are built: whether they take a value. Every other option goes to mount.nfs4. */
+/** Options of ours: whether they take a value. Every option that is not listed here or below goes to mount.nfs4. */
 const ownOptions = new Map<string, 'flag' | 'value'>([
   ['tls', 'flag'],
-  ['notls', 'flag'],
   ['iam', 'flag'],
   ['accesspoint', 'value'],
   ['region', 'value'],
+  ['az', 'value'],
+  ['crossaccount', 'flag'],
   ['mounttargetip', 'value'],
+  ['netns', 'value'],
   ['tlsport', 'value'],
+  ['verify', 'value'],
   ['cafile', 'value'],
+  ['noocsp', 'flag'],
   ['awscredsuri', 'value'],
   ['awsprofile', 'value'],
+  ['rolearn', 'value'],
+  ['jwtpath', 'value'],
+  // What these ask for is so without them: no TLS unless asked for, a TLS tunnel, no reads past the mount target.
+  ['notls', 'flag'],
+  ['stunnel', 'flag'],
+  ['nodirects3read', 'flag'],
+  ['nos3readcache', 'flag'],
 ]);
 
-/**
- * Options of the reference that are not built yet, or never will be: refused by name, because ignoring one
- * would mount something else than what was asked for.
- */
-const refusedOptions: ReadonlySet<string> = new Set([
-  'az',
-  'crossaccount',
-  'netns',
-  'rolearn',
-  'jwtpath',
-  'verify',
-  'ocsp',
-  'noocsp',
-  'stunnel',
-  'fsap',
-  'capath',
-  'azid',
-  'nodirects3read',
-  'nos3readcache',
+/** Options of the reference that are refused, because ignoring one would mount something else, and what to do. */
+const refusedOptions: ReadonlyMap<string, string> = new Map([
+  ['ocsp', 'Leave it out: efs-agent makes no OCSP check, and says so rather than skip one.'],
+  ['capath', 'Name one PEM file with cafile=<file>.'],
+  ['fsap', 'Write accesspoint=fsap-<id>.'],
+  ['azid', 'It is for S3 Files; write az=<zone name>.'],
 ]);
 
 const exclusiveOptions = [
   ['port', 'tls'],
   ['tls', 'notls'],
+  ['ocsp', 'noocsp'],
   ['awscredsuri', 'awsprofile'],
+  ['awscredsuri', 'rolearn'],
+  ['awsprofile', 'rolearn'],
 ] as const;
 
 /**
@@ -210,13 +222,12 @@ export function formatOptions(options: readonly MountOption[]): string {
  * Turns device and options into the mount that is asked for, or says what is wrong with them.
  *
  * Errors: `spec.malformed`, `option.unsupported`, `option.conflict`, `option.requires`, `option.malformed`,
- * `access-point.malformed`, `region.malformed`. Source: specification 1.2, 1.5, 1.8; a flag with a value and
- * a value option without one are refused, where the reference ignores or crashes.
+ * `access-point.malformed`, `region.malformed`. Source: specification 1.2, 1.5, 1.8; what the reference drops
+ * without a word (docs/migration.md), a flag with a value and a value option without one are refused.
  */
 export function parseMountSpec(device: string, options: readonly MountOption[]): MountSpec {
   const { remote, path } = parseDevice(device);
   const given = new Map(options.map((option) => [option.name, option.value]));
-  refuseOptions([...given.keys()].filter((name) => refusedOptions.has(name)));
   for (const [a, b] of exclusiveOptions) {
     if (given.has(a) && given.has(b)) {
       throw new AgentError('option.conflict', `The "${a}" and "${b}" options are mutually exclusive`, {
@@ -224,7 +235,9 @@ export function parseMountSpec(device: string, options: readonly MountOption[]):
       });
     }
   }
+  refuseOptions([...given.keys()].filter((name) => refusedOptions.has(name)));
   const own = readOwnOptions(given);
+  own('verify', checkVerifyLevel);
   const spec: MountSpec = {
     remote,
     path,
@@ -232,21 +245,22 @@ export function parseMountSpec(device: string, options: readonly MountOption[]):
     iam: given.has('iam'),
     accessPoint: own('accesspoint', parseAccessPoint),
     region: own('region', parseRegion),
+    zone: own('az', parseZone),
+    crossAccount: given.has('crossaccount'),
     mountTargetIp: own('mounttargetip', parseAddress),
+    networkNamespace: own('netns', parseNetworkNamespace),
     tlsPort: own('tlsport', parseTlsPort),
     caFile: own('cafile', (text) => text),
+    noOcsp: given.has('noocsp'),
     awsCredsUri: own('awscredsuri', parseCredentialsUri),
     awsProfile: own('awsprofile', (text) => text),
+    roleArn: own('rolearn', parseRoleArn),
+    jwtPath: own('jwtpath', (text) => text),
     nfsOptions: options
       .filter(({ name }) => !ownOptions.has(name))
       .map(({ name, value }) => ({ name, value })),
   };
-  checkRequirements(spec);
-  if (!spec.tls) {
-    throw new AgentError('option.unsupported', 'Mounting without the "tls" option is not supported', {
-      hint: 'Add the option tls.',
-    });
-  }
+  checkRequirements(spec, given);
   return spec;
 }
 
@@ -264,14 +278,54 @@ export function checkMountSpec(value: unknown): MountSpec {
     iam: check(spec, 'iam', isBoolean),
     accessPoint: check(spec, 'accessPoint', orNull(isAccessPointId)),
     region: check(spec, 'region', orNull(where(isRegionName))),
+    zone: check(spec, 'zone', orNull(where(isZoneName))),
+    crossAccount: check(spec, 'crossAccount', isBoolean),
     mountTargetIp: check(spec, 'mountTargetIp', orNull(where(isAddressLiteral))),
+    networkNamespace: check(spec, 'networkNamespace', orNull(isPath)),
     tlsPort: check(spec, 'tlsPort', orNull(isPort)),
     caFile: check(spec, 'caFile', orNull(isPlainText)),
+    noOcsp: check(spec, 'noOcsp', isBoolean),
     awsCredsUri: check(spec, 'awsCredsUri', orNull(isPath)),
     awsProfile: check(spec, 'awsProfile', orNull(isPlainText)),
+    roleArn: check(spec, 'roleArn', orNull(isPlainText)),
+    jwtPath: check(spec, 'jwtPath', orNull(isPlainText)),
     nfsOptions: checkOptions(spec['nfsOptions']),
   };
   return checked;
+}
+
+/**
+ * Says in what two mounts of one file system differ, for people. `data`: the directory, the access point or the
+ * identity, so that other files or other rights would be seen; `way`: only how the mount target is reached.
+ */
+export function describeDifferences(there: MountSpec, asked: MountSpec): { data: string[]; way: string[] } {
+  const describe = (facts: (spec: MountSpec) => [string, string | number | boolean | null][]) => {
+    const wanted = new Map(facts(asked));
+    return facts(there)
+      .filter(([name, value]) => wanted.get(name) !== value)
+      .map(([name, value]) => `${name} is ${inWords(value)} there and ${inWords(wanted.get(name)!)} here`);
+  };
+  return {
+    data: describe((spec) => [
+      ['the directory', spec.path],
+      ['tls', spec.tls],
+      ['iam', spec.iam],
+      ['accesspoint', spec.accessPoint],
+      ['awsprofile', spec.awsProfile],
+      ['awscredsuri', spec.awsCredsUri],
+      ['rolearn', spec.roleArn],
+      ['jwtpath', spec.jwtPath],
+    ]),
+    way: describe((spec) => [
+      ['region', spec.region],
+      ['az', spec.zone],
+      ['crossaccount', spec.crossAccount],
+      ['mounttargetip', spec.mountTargetIp],
+      ['netns', spec.networkNamespace],
+      ['tlsport', spec.tlsPort],
+      ['cafile', spec.caFile],
+    ]),
+  };
 }
 
 /**
@@ -360,7 +414,8 @@ function parseDevice(device: string): { remote: Remote; path: string } {
     new AgentError('spec.malformed', `${JSON.stringify(device)} ${why}`, { device });
   if (!isPath(path)) throw malformed('has a path that does not start with / or holds a control character');
   if (isFileSystemId(host)) return { remote: { kind: 'file-system', id: host }, path };
-  if (isFileSystemId(host.toLowerCase())) throw malformed('has a file system id in upper case');
+  if (isFileSystemId(host.toLowerCase()))
+    throw malformed('is not a file system id: write its letters in lower case');
   if (!isHostName(host)) throw malformed('is neither a file system id nor a DNS name');
   return { remote: { kind: 'name', name: host }, path };
 }
@@ -370,6 +425,7 @@ function refuseOptions(names: string[]): void {
   const list = names.map((name) => `"${name}"`).join(', ');
   throw new AgentError('option.unsupported', `Unsupported mount options detected: ${list}`, {
     options: names.join(','),
+    hint: names.map((name) => refusedOptions.get(name)).join(' '),
   });
 }
 
@@ -395,6 +451,11 @@ function unquote(value: string): string {
   return /^"[^"]*"$/.test(value) ? value.slice(1, -1) : value;
 }
 
+function inWords(value: string | number | boolean | null): string {
+  if (value === null || value === false) return 'not given';
+  return value === true ? 'given' : String(value);
+}
+
 function parseAccessPoint(id: string): string {
   if (isAccessPointId(id)) return id;
   throw new AgentError('access-point.malformed', `Access Point ID ${id} is malformed`, { accessPoint: id });
@@ -413,17 +474,57 @@ function parseAddress(text: string): string {
   });
 }
 
+function parseZone(zone: string): string {
+  if (isZoneName(zone)) return zone;
+  throw new AgentError('option.malformed', `az ${zone} is malformed`, {
+    option: 'az',
+    hint: 'Write the name of an availability zone, such as us-east-1a.',
+  });
+}
+
+function parseNetworkNamespace(path: string): string {
+  if (isPath(path)) return path;
+  throw new AgentError('option.malformed', `netns ${path} is malformed`, {
+    option: 'netns',
+    hint: 'Write the path of a network namespace, such as /run/netns/blue or /proc/<pid>/ns/net.',
+  });
+}
+
+function parseRoleArn(arn: string): string {
+  if (/^arn:[a-z-]+:iam::[0-9]{12}:role\/\S+$/.test(arn)) return arn;
+  throw new AgentError('option.malformed', `rolearn ${arn} is malformed`, {
+    option: 'rolearn',
+    hint: 'Write rolearn=arn:aws:iam::<account>:role/<name>.',
+  });
+}
+
+function parseInteger(option: string, text: string): number {
+  if (/^-?[0-9]+$/.test(text)) return Number(text);
+  throw new AgentError('option.malformed', `${option} option ${text} is not an integer`, { option });
+}
+
 function parseTlsPort(text: string): number {
-  if (!/^-?[0-9]+$/.test(text)) {
-    throw new AgentError('option.malformed', `tlsport option ${text} is not an integer`, {
-      option: 'tlsport',
-    });
-  }
-  const port = Number(text);
+  const port = parseInteger('tlsport', text);
   if (isPort(port)) return port;
   throw new AgentError('option.malformed', `tlsport option ${text} is not between 1 and 65535`, {
     option: 'tlsport',
   });
+}
+
+/**
+ * Levels 1 and 2 ask for what is always done. Source: stunnel(8), `verify`; a mount target always presents a
+ * certificate, so that 1 and 2 are the same.
+ */
+function checkVerifyLevel(text: string): void {
+  const level = parseInteger('verify', text);
+  if (level === 1 || level === 2) return;
+  throw new AgentError(
+    'option.unsupported',
+    level === 0
+      ? 'verify=0 would accept any server: efs-agent always verifies the mount target'
+      : `verify=${text} is not supported: efs-agent verifies the mount target against the roots in cafile`,
+    { option: 'verify', hint: 'Leave verify out; name the roots to trust with cafile=<file>.' },
+  );
 }
 
 function parseCredentialsUri(uri: string): string {
@@ -434,16 +535,37 @@ function parseCredentialsUri(uri: string): string {
   });
 }
 
-function checkRequirements(spec: MountSpec): void {
+/** Options that mean nothing without TLS, and how the reference words it for those it checks. */
+const needTls: readonly [name: string, text: string][] = [
+  ['accesspoint', 'via "accesspoint"'],
+  ['iam', 'via "iam"'],
+  ['tlsport', 'with "tlsport": without it there is no tunnel'],
+  ['cafile', 'with "cafile": without it nothing is verified'],
+  ['verify', 'with "verify": without it nothing is verified'],
+];
+
+function checkRequirements(spec: MountSpec, given: ReadonlyMap<string, unknown>): void {
   const requires = (needed: string, text: string) => {
     throw new AgentError('option.requires', `The "${needed}" option is required when mounting ${text}`, {
       option: needed,
     });
   };
-  if (spec.accessPoint !== null && !spec.tls) requires('tls', 'via "accesspoint"');
-  if (spec.iam && !spec.tls) requires('tls', 'via "iam"');
-  if (spec.awsProfile !== null && !spec.iam) requires('iam', 'with named profile option, "awsprofile"');
-  if (spec.awsCredsUri !== null && !spec.iam) requires('iam', 'with "awscredsuri"');
+  if (!spec.tls) for (const [name, text] of needTls) if (given.has(name)) requires('tls', text);
+  if (!spec.iam) {
+    if (spec.awsProfile !== null) requires('iam', 'with named profile option, "awsprofile"');
+    if (spec.awsCredsUri !== null) requires('iam', 'with "awscredsuri"');
+    if (spec.roleArn !== null) requires('iam', 'with "rolearn"');
+    if (spec.jwtPath !== null) requires('iam', 'with "jwtpath"');
+  }
+  if (spec.roleArn === null && spec.jwtPath !== null) requires('rolearn', 'with "jwtpath"');
+  if (spec.jwtPath === null && spec.roleArn !== null) requires('jwtpath', 'with "rolearn"');
+  if (spec.crossAccount && spec.mountTargetIp !== null) {
+    throw new AgentError(
+      'option.conflict',
+      'The "mounttargetip" and "crossaccount" options are incompatible: one gives the address, the other the name',
+      { options: 'mounttargetip,crossaccount' },
+    );
+  }
 }
 
 type Guard<T> = (value: unknown) => value is T;

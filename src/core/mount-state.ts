@@ -14,8 +14,8 @@ export interface MountState {
   /** Directory inside the file system. */
   path: string;
   mountPoint: string;
-  /** Local port of the tunnel. */
-  port: number;
+  /** Local port of the tunnel; null without one. */
+  port: number | null;
   dnsName: string;
   region: string;
   spec: MountSpec;
@@ -69,7 +69,8 @@ export function parseMountState(text: string): MountStateReading {
 }
 
 /**
- * Names a mount and its state file: `<fs-id>.<mount point with dots>.<port>`, as the reference does.
+ * Names a mount and its state file: `<fs-id>.<mount point with dots>.<port>`, as the reference does, or `.direct`
+ * in the place of the port of a tunnel.
  *
  * A name too long for a file keeps its beginning and gets a hash.
  *
@@ -77,7 +78,8 @@ export function parseMountState(text: string): MountStateReading {
  *
  * Source: specification 6.3.
  */
-export function planMountId(fileSystemId: string, mountPoint: string, port: number): string {
+export function planMountId(fileSystemId: string, mountPoint: string, tunnelPort: number | null): string {
+  const port = tunnelPort ?? 'direct';
   const names: string[] = [];
   for (const name of mountPoint.split('/')) {
     if (name === '..') names.pop();
@@ -111,7 +113,8 @@ const fieldTests: { [K in keyof MountState]: (value: unknown) => boolean } = {
   accessPointId: (value) => value === null || isText(value),
   path: (value) => typeof value === 'string' && value.startsWith('/'),
   mountPoint: (value) => typeof value === 'string' && value.startsWith('/'),
-  port: (value) => Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65535,
+  port: (value) =>
+    value === null || (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= 65535),
   dnsName: (value) => typeof value === 'string' && isHostName(value),
   region: (value) => typeof value === 'string' && isRegionName(value),
   spec: (value) => typeof value === 'object',

@@ -43,6 +43,21 @@ export function findTunnelMounts(entries: readonly MountEntry[], port: number): 
   });
 }
 
+/** The kernel NFS mounts on a directory, whatever they talk to. */
+export function findNfsMounts(entries: readonly MountEntry[], mountPoint: string): MountEntry[] {
+  return entries.filter((entry) => isNfs(entry) && entry.mountPoint === mountPoint);
+}
+
+/** The NFS mount that is on top at a mount point, or null. */
+export function findNfsMount(entries: readonly MountEntry[], mountPoint: string): MountEntry | null {
+  const top = entries.findLast((entry) => entry.mountPoint === mountPoint);
+  return top !== undefined && isNfs(top) ? top : null;
+}
+
+function isNfs({ fsType }: MountEntry): boolean {
+  return fsType === 'nfs4' || fsType === 'nfs';
+}
+
 function parseLine(line: string): MountEntry {
   // A source may be empty, so a field ends at each single blank.
   const fields = line.split(' ');

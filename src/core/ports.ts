@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net';
+import type { Server, Socket } from 'node:net';
 import type { Details } from './errors.ts';
 
 /** The edges the agent joins. `agent/wire.ts` builds the real ones; tests bring their own. */
@@ -20,8 +20,8 @@ export type Log = (level: LogLevel, event: string, fields?: Details) => void;
 /** A child process of ours with an IPC channel: a tunnel worker or an identity process. */
 export interface Child<Sent, Received> {
   readonly pid: number;
-  /** Sends a message, with a copy of an accepted socket if given; closing one's own is left to the caller. */
-  send(message: Sent, socket?: Socket): void;
+  /** Sends a message, with a copy of an accepted or listening socket if given; closing one's own is left to the caller. */
+  send(message: Sent, socket?: Socket | Server): void;
   onMessage(listener: (message: Received) => void): void;
   /** Called once, when the process has ended or its channel is gone. */
   onExit(listener: (how: string) => void): void;

@@ -3,6 +3,10 @@ import type { Details, ErrorMessage } from './errors.ts';
 /**
  * Messages between the agent and a tunnel worker, over the IPC channel of `child_process.fork`
  * (serialization `advanced`). Everything the worker ever learns arrives here: it opens no file.
+ *
+ * When that agent is gone, the worker connects to `callbackSocket` until there is another one, and both speak
+ * the same messages there, one JSON object a line: the worker begins with `hello`, and takes only the messages of
+ * `AgentToOrphan`.
  */
 
 /** An address to dial, in the order of preference. `address` is an IPv4 or IPv6 literal without brackets. */
@@ -22,8 +26,19 @@ export interface TlsMaterial {
 }
 
 export type AgentToWorker =
-  /** First message: everything that concerns the whole worker. `budgetBytes` bounds all buffered bytes. */
-  | { kind: 'start'; dropTo: { uid: number; gid: number } | null; budgetBytes: number }
+  /** First message: everything that concerns the whole worker. */
+  | {
+      kind: 'start';
+      dropTo: { uid: number; gid: number } | null;
+      /** Bounds all buffered bytes. */
+      budgetBytes: number;
+      /** A mount target that owes an answer and sends nothing for this long has stalled. */
+      stallTimeoutMs: number;
+      /** Most TLS connections for one local connection; 1 = never ask the mount target for more. */
+      maxConnections: number;
+      /** Path of the unix socket on which a later agent finds this worker; null = none will look. */
+      callbackSocket: string | null;
+    }
   /** Opens a tunnel, or replaces its material for connections dialled from now on; open ones stay untouched. */
   | { kind: 'tunnel.open'; tunnelId: string; tls: TlsMaterial; dialTimeoutMs: number }
   /** Dials, finishes the TLS handshake, keeps the connection warm for the tunnel's first session, and answers `probe.done`. */
@@ -36,7 +51,18 @@ export type AgentToWorker =
   | { kind: 'session.open'; tunnelId: string; sessionId: number; endpoints: Endpoint[] }
   /** The agent has given up its copy of the socket: the session is the worker's alone. */
   | { kind: 'session.go'; tunnelId: string; sessionId: number }
-  | { kind: 'ping'; sequence: number };
+  | { kind: 'ping'; sequence: number }
+  /**
+   * The last message with which sessions are touched: each ends when nothing of it is under way, and after
+   * `deadlineMs` at the latest. Then the worker says `retired` and exits.
+   */
+  | { kind: 'retire'; deadlineMs: number };
+
+/** What a worker whose agent is gone takes from the next one. */
+export type AgentToOrphan = Extract<
+  AgentToWorker,
+  { kind: 'retire' | 'tunnel.close' | 'tunnel.endpoints' | 'ping' }
+>;
 
 /** What the TLS handshake with a mount target established. */
 export interface UpstreamFacts {
@@ -57,6 +83,27 @@ export interface SessionCounters {
   bytesDown: number;
 }
 
+/** One session as it is now. */
+export interface SessionState extends SessionCounters {
+  sessionId: number;
+  /** Address of the mount target; null while it is dialled. */
+  address: string | null;
+  /** TLS connections that carry it. */
+  connections: number;
+  /** Requests without an answer. */
+  inFlight: number;
+  /** Age of the oldest of them, to a second; 0 when there is none. */
+  oldestMs: number;
+}
+
+/** One tunnel as it is now; the counters are totals of all its sessions since it was opened in this worker. */
+export interface TunnelState extends SessionCounters {
+  tunnelId: string;
+  /** Sessions, also those whose socket has just arrived. */
+  sessions: number;
+  open: SessionState[];
+}
+
 export type WorkerToAgent =
   | { kind: 'ready'; pid: number }
   | { kind: 'probe.done'; tunnelId: string; requestId: number; upstream: UpstreamFacts }
@@ -68,13 +115,11 @@ export type WorkerToAgent =
   | { kind: 'session.connected'; tunnelId: string; sessionId: number; upstream: UpstreamFacts }
   | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
   | { kind: 'tunnel.closed'; tunnelId: string }
-  /** Totals of all sessions of a tunnel since it was opened in this worker. */
-  | {
-      kind: 'pong';
-      sequence: number;
-      tunnels: ({ tunnelId: string; sessions: number } & SessionCounters)[];
-      bufferedBytes: number;
-    }
+  | { kind: 'pong'; sequence: number; tunnels: TunnelState[]; bufferedBytes: number }
+  /** The last session has ended after `retire`; the worker exits. */
+  | { kind: 'retired'; pid: number }
+  /** First message on the callback socket. */
+  | { kind: 'hello'; pid: number; version: string; tunnels: TunnelState[] }
   /** One log line; the agent writes it. `fields` never holds a secret. */
   | { kind: 'log'; level: 'error' | 'warn' | 'info' | 'debug'; event: string; fields: Details };
 
@@ -85,4 +130,12 @@ export type SessionEnd =
   | 'upstream-end'
   | 'upstream-reset'
   | 'upstream-unreachable'
+  /** The mount target owed an answer and was silent for too long. */
+  | 'stalled'
+  /** The worker was asked to retire. */
+  | 'retired'
+  /** Calm enough for one connection again. */
+  | 'narrowed'
+  /** The mount target has more connections for it in another partition. */
+  | 'moved'
   | 'tunnel-closed';

@@ -2,7 +2,9 @@ import { realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isatty } from 'node:tty';
+import { readForeignNetworkNamespace } from '../host/network-namespace.ts';
 import { type KernelFiles, kernelFiles } from '../host/own-mounts.ts';
+import { networkNamespaceDirectory, runtimeDir } from '../host/runtime-dir.ts';
 
 /** Who runs a helper or command, and everything of the world it sees: an entry point makes it once. */
 export interface Caller {
@@ -17,6 +19,10 @@ export interface Caller {
   stderrIsTerminal: boolean;
   /** Aborts on SIGINT, SIGTERM and SIGHUP; they are caught from the first look at it. */
   readonly interruption: AbortSignal;
+  /** This very command: the interpreter, the program, its arguments. */
+  command: readonly string[];
+  /** Number of the caller's network namespace if that is not the one of process 1; else null. */
+  networkNamespace(): number | null;
   /** Path of the agent's bundle, beside our own. */
   agentBundle(): string;
   files: KernelFiles;
@@ -52,6 +58,17 @@ const limits: Limits = {
   lookMs: 5_000,
 };
 
+/**
+ * The runtime directory of the agent that serves the caller: the one the environment names, else the default one, or
+ * one below it for the caller's network namespace. A listener on 127.0.0.1 serves one namespace only.
+ */
+export function agentDirectory(caller: Caller): string {
+  const directory = runtimeDir(caller.environment);
+  if (caller.environment['EFS_AGENT_RUNTIME_DIR']) return directory;
+  const namespace = caller.networkNamespace();
+  return namespace === null ? directory : networkNamespaceDirectory(directory, namespace);
+}
+
 /** The caller that this process stands for. */
 export function createCaller(program: string): Caller {
   let interruption: AbortSignal | undefined;
@@ -67,6 +84,8 @@ export function createCaller(program: string): Caller {
       interruption ??= catchSignals();
       return interruption;
     },
+    command: [process.execPath, ...process.argv.slice(1)],
+    networkNamespace: readForeignNetworkNamespace,
     agentBundle: () => join(dirname(realpathSync(process.argv[1] ?? '.')), 'agent.cjs'),
     files: kernelFiles,
     limits,

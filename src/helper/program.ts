@@ -26,8 +26,9 @@ export function runMountHelper(argv: readonly string[], caller: Caller): Promise
     else if (request.kind === 'version') caller.writeOut(`${caller.program} Version: ${version}\n`);
     else {
       checkRoot(caller);
-      await mountFileSystem(request, caller);
+      return mountFileSystem(request, caller);
     }
+    return 0;
   });
 }
 
@@ -44,11 +45,15 @@ export function runUmountHelper(argv: readonly string[], caller: Caller): Promis
   });
 }
 
-/** Runs the body of a program to an exit status, explaining what it throws on stderr. Errors: none. */
-export async function runProgramFor(caller: Caller, body: () => Promise<void>): Promise<number> {
+/**
+ * Runs the body of a program to an exit status, 0 unless it gives one, explaining what it throws on stderr.
+ *
+ * Errors: none.
+ */
+export async function runProgramFor(caller: Caller, body: () => Promise<unknown>): Promise<number> {
   try {
-    await body();
-    return 0;
+    const status = await body();
+    return typeof status === 'number' ? status : 0;
   } catch (thrown) {
     const { code, message, details } = asAgentError(thrown);
     const error = new AgentError(code, onOneLine(message), details, thrown);

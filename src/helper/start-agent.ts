@@ -3,8 +3,8 @@ import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readSync } from 
 import { join } from 'node:path';
 import { AgentError, faults } from '../core/errors.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
-import { controlSocketPath, runtimeDir } from '../host/runtime-dir.ts';
-import type { Caller } from './caller.ts';
+import { controlSocketPath, networkNamespaceDirectories, runtimeDir } from '../host/runtime-dir.ts';
+import { agentDirectory, type Caller } from './caller.ts';
 import { type AgentConnection, connectToAgent } from './control-client.ts';
 import { throwIfInterrupted } from './conversation.ts';
 
@@ -19,7 +19,7 @@ const connectPauseMs = 20;
 const systemctlTimeoutMs = 30_000;
 
 /** Variables an agent that we start keeps; above all no `AWS_*`: one caller's identity is not another's. */
-const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_RUNTIME_DIR', 'EFS_AGENT_CONFIG'];
+const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_CONFIG'];
 
 /**
  * Connects to the agent and starts it if it does not run: through systemd where that has our unit, else itself.
@@ -27,7 +27,7 @@ const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_RUNTIME_DIR
  * Errors: `agent.start-failed` with the agent's last line; `agent.unreachable` when it does not answer in time.
  */
 export async function openAgent(caller: Caller): Promise<AgentConnection> {
-  const directory = runtimeDir(caller.environment);
+  const directory = agentDirectory(caller);
   const running = await connectToAgent(controlSocketPath(directory));
   if (running !== null) return running;
   const started = (await startThroughSystemd(directory, caller)) ? neverEnds : spawnAgent(directory, caller);
@@ -40,7 +40,7 @@ export async function openAgent(caller: Caller): Promise<AgentConnection> {
  * Errors: `agent.unreachable`.
  */
 export async function findAgent(caller: Caller): Promise<AgentConnection | null> {
-  const directory = runtimeDir(caller.environment);
+  const directory = agentDirectory(caller);
   if (isDefaultOnSystemd(directory)) {
     const systemctl = findProgram('systemctl', caller.environment['PATH']);
     const states =
@@ -50,6 +50,15 @@ export async function findAgent(caller: Caller): Promise<AgentConnection | null>
     if (/^active\n(?:inactive|failed)\n/.test(states)) return null;
   }
   return connectToAgent(controlSocketPath(directory));
+}
+
+/** Connects to the agents of other network namespaces that run. Errors: `agent.unreachable`. */
+export async function findOtherAgents(caller: Caller): Promise<AgentConnection[]> {
+  const own = agentDirectory(caller);
+  const base = runtimeDir(caller.environment);
+  const others = [base, ...networkNamespaceDirectories(base)].filter((directory) => directory !== own);
+  const found = await Promise.all(others.map((directory) => connectToAgent(controlSocketPath(directory))));
+  return found.filter((agent) => agent !== null);
 }
 
 /** What is known of an agent that was started: why it ended, or null while it runs. */
@@ -87,7 +96,10 @@ function spawnAgent(directory: string, caller: Caller): Started {
     throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
   const log = openLog(directory);
   const logStart = fstatSync(log).size;
-  const environment = Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]]));
+  const environment = {
+    ...Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]])),
+    EFS_AGENT_RUNTIME_DIR: directory,
+  };
   const child = spawn(process.execPath, [bundle, '--on-demand'], {
     detached: true,
     cwd: '/',

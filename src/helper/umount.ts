@@ -6,19 +6,30 @@ import { resolveDirectory } from '../host/own-mounts.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
 import type { Caller } from './caller.ts';
 import { converse, receiveAnswer, throwIfInterrupted } from './conversation.ts';
-import { findEfsMount } from './mount.ts';
-import { findAgent } from './start-agent.ts';
+import { readNfsMount } from './nfs-mounts.ts';
+import { findAgent, findOtherAgents } from './start-agent.ts';
+import { readStatuses } from './status.ts';
 
 export type UmountRequest = Extract<UmountInvocation, { kind: 'umount' }>;
 
 /**
  * Unmounts a file system and has its tunnel closed. The mount itself is never looked at: it may be dead.
  *
+ * Where the kernel has no mount any more, the agent may still have the tunnel of one: then that is closed.
+ *
  * Errors: `mountpoint.not-mounted`, `umount.failed` with umount's words, `interrupted`. An agent that does not run,
  * or does not answer, is no error: the file system is unmounted then.
  */
 export async function unmountFileSystem(request: UmountRequest, caller: Caller): Promise<void> {
-  const mountPoint = await findMountPoint(resolve(caller.workingDirectory, request.mountPoint), caller);
+  const written = resolve(caller.workingDirectory, request.mountPoint);
+  const places = await findPlaces(written, caller);
+  const mountPoint = places.find((place) => readNfsMount(place, caller) !== null);
+  if (mountPoint === undefined || !(await isOurs(mountPoint, caller))) {
+    for (const place of places) if (await closeTunnel(place, caller)) return;
+    throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${written}`, {
+      mountPoint: written,
+    });
+  }
   await runUmount(request, mountPoint, caller);
   try {
     await closeTunnel(mountPoint, caller);
@@ -29,14 +40,18 @@ export async function unmountFileSystem(request: UmountRequest, caller: Caller):
   }
 }
 
-/** A mount point as it is written, or else without links. */
-async function findMountPoint(written: string, caller: Caller): Promise<string> {
-  if (findEfsMount(written, caller) !== null) return written;
+/** A mount from 127.0.0.1 is; any other NFS mount must be one that an agent has recorded. */
+async function isOurs(mountPoint: string, caller: Caller): Promise<boolean> {
+  if (readNfsMount(mountPoint, caller)?.source.startsWith('127.0.0.1:') === true) return true;
+  const { own, others } = await readStatuses(caller);
+  return [own, ...others].some((status) => status?.mounts.some((mount) => mount.mountPoint === mountPoint));
+}
+
+/** A mount point as it is written, and without links where that can be told. */
+async function findPlaces(written: string, caller: Caller): Promise<string[]> {
+  if (readNfsMount(written, caller) !== null) return [written];
   const found = await resolveDirectory(written, caller.limits.lookMs, caller.environment);
-  if (found.kind === 'directory' && findEfsMount(found.path, caller) !== null) return found.path;
-  throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${written}`, {
-    mountPoint: written,
-  });
+  return found.kind === 'directory' && found.path !== written ? [written, found.path] : [written];
 }
 
 async function runUmount(request: UmountRequest, mountPoint: string, caller: Caller): Promise<void> {
@@ -65,11 +80,15 @@ async function runUmount(request: UmountRequest, mountPoint: string, caller: Cal
   });
 }
 
-async function closeTunnel(mountPoint: string, caller: Caller): Promise<void> {
-  const agent = await findAgent(caller);
-  if (agent === null) return;
-  await converse(agent, caller, async () => {
-    agent.send({ kind: 'unmounted', version: protocolVersion, mountPoint });
-    await receiveAnswer(agent, 'closed', caller.limits.closeMs);
-  });
+/** Asks the agents, that of the caller's network namespace first, until one has served the mount point. */
+async function closeTunnel(mountPoint: string, caller: Caller): Promise<boolean> {
+  for (const agent of [await findAgent(caller), ...(await findOtherAgents(caller))]) {
+    if (agent === null) continue;
+    const found = await converse(agent, caller, async () => {
+      agent.send({ kind: 'unmounted', version: protocolVersion, mountPoint });
+      return (await receiveAnswer(agent, 'closed', caller.limits.closeMs)).found;
+    });
+    if (found) return true;
+  }
+  return false;
 }

@@ -5,19 +5,19 @@ import type { Child } from '../core/ports.ts';
 /**
  * Starts one of our programs as a child process with an IPC channel.
  *
- * Its environment is empty but for PATH and what `environment` adds: nothing of the agent's own leaks into it.
+ * Its environment is what `environment` says and nothing else.
  *
  * @param program path of a bundle.
- * @param nodeOptions flags for node, such as heap sizes.
+ * @param options `nodeOptions` are flags for node, such as heap sizes; `detached` gives it a session of its own.
  */
 export function startChild<Sent, Received>(
   program: string,
-  nodeOptions: readonly string[],
-  environment: NodeJS.ProcessEnv,
+  options: { environment: NodeJS.ProcessEnv; argv?: string[]; nodeOptions?: string[]; detached?: boolean },
 ): Child<Sent, Received> {
-  const child: ChildProcess = fork(program, [], {
-    execArgv: [...nodeOptions],
-    env: environment,
+  const child: ChildProcess = fork(program, options.argv ?? [], {
+    execArgv: options.nodeOptions ?? [],
+    env: options.environment,
+    detached: options.detached ?? false,
     cwd: '/',
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],

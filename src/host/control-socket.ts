@@ -1,5 +1,5 @@
 import { link, lstat, rename, rm } from 'node:fs/promises';
-import { connect, createServer, type Server } from 'node:net';
+import { connect, createServer, type Server, type Socket } from 'node:net';
 import { AgentError } from '../core/errors.ts';
 
 /**
@@ -32,6 +32,11 @@ export async function openControlSocket(path: string): Promise<Server> {
 /** Takes over the control socket that systemd opened. */
 export function adoptControlSocket(fd: number): Promise<Server> {
   return listen({ fd });
+}
+
+/** Takes the control socket away when its agent leaves. Errors: none. */
+export async function removeControlSocket(path: string): Promise<void> {
+  await rm(path, { force: true }).catch(() => {});
 }
 
 /** Links our socket to a place, or puts it over one that nobody answers on. */
@@ -92,6 +97,7 @@ function answers(path: string): Promise<boolean> {
 
 function listen(where: { path: string } | { fd: number }): Promise<Server> {
   const server = createServer();
+  keepEarlyConnections(server);
   const previous = process.umask(0o177);
   return new Promise<Server>((resolve, reject) => {
     server.once('error', reject);
@@ -102,4 +108,23 @@ function listen(where: { path: string } | { fd: number }): Promise<Server> {
     // libuv binds inside listen(); the mode is decided here.
     process.umask(previous);
   });
+}
+
+/** A client that connects before anyone serves the socket is served first, instead of waiting for an answer in vain. */
+function keepEarlyConnections(server: Server): void {
+  const early: Socket[] = [];
+  const keep = (socket: Socket) => {
+    socket.on('error', () => {});
+    early.push(socket);
+  };
+  const release = (event: string | symbol) => {
+    if (event !== 'connection') return;
+    server.off('newListener', release);
+    server.off('connection', keep);
+    process.nextTick(() => {
+      for (const socket of early) server.emit('connection', socket);
+    });
+  };
+  server.on('connection', keep);
+  server.on('newListener', release);
 }

@@ -1,14 +1,19 @@
 import { execFile } from 'node:child_process';
 
+/** Whether systemd started us as a service that tells of itself. */
+export function isUnderSystemd(): boolean {
+  return process.env['NOTIFY_SOCKET'] !== undefined;
+}
+
 /**
  * Tells systemd the service's state (sd_notify(3)); resolves when systemd has read it, at once outside of it.
  *
  * Node cannot send on a datagram socket of the unix family, so systemd's own `systemd-notify` does.
  */
-export function notifySystemd(state: string): Promise<void> {
-  if (process.env['NOTIFY_SOCKET'] === undefined) return Promise.resolve();
+export function notifySystemd(states: string[]): Promise<void> {
+  if (!isUnderSystemd() || states.length === 0) return Promise.resolve();
   return new Promise((resolve) => {
-    execFile('systemd-notify', [state], () => resolve());
+    execFile('systemd-notify', states, () => resolve());
   });
 }
 

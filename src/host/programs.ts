@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, constants as files, statSync } from 'node:fs';
+import { constants } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 
 /** Where system programs are when PATH does not name their directory. */
@@ -93,6 +94,30 @@ export function runProgram(
   });
 }
 
+/**
+ * Runs a program to its end with our own standard streams and gives its exit status; SIGTERM goes on to it when `signal`
+ * aborts.
+ *
+ * Errors: that of spawn(2), untranslated.
+ */
+export function runAttached(
+  file: string,
+  args: readonly string[],
+  limits: { signal: AbortSignal; environment: Readonly<Record<string, string | undefined>> },
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, { stdio: 'inherit', env: { ...limits.environment } });
+    const onAbort = () => void child.kill('SIGTERM');
+    limits.signal.addEventListener('abort', onAbort, { once: true });
+    if (limits.signal.aborted) onAbort();
+    child.once('error', reject);
+    child.once('exit', (status, signal) => {
+      limits.signal.removeEventListener('abort', onAbort);
+      resolve(status ?? 128 + (constants.signals[signal as NodeJS.Signals] ?? 0));
+    });
+  });
+}
+
 function nameEnd(status: number | null, signal: string | null, stopped: ProgramEnd | null): ProgramEnd {
   if (status === 0) return { kind: 'exited', status };
   if (stopped !== null) return stopped;
@@ -111,7 +136,7 @@ function collect(stream: NodeJS.ReadableStream): () => string {
 
 function isExecutable(file: string): boolean {
   try {
-    accessSync(file, constants.X_OK);
+    accessSync(file, files.X_OK);
     return statSync(file).isFile();
   } catch {
     return false;

@@ -1,4 +1,4 @@
-import { constants } from 'node:fs';
+import { constants, readdirSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
@@ -6,6 +6,20 @@ import { AgentError } from '../core/errors.ts';
 /** Where sockets and state files live; another place through `EFS_AGENT_RUNTIME_DIR`. */
 export function runtimeDir(environment: Readonly<Record<string, string | undefined>>): string {
   return environment['EFS_AGENT_RUNTIME_DIR'] || '/run/efs-agent';
+}
+
+/** The runtime directory of the agent in another network namespace. */
+export function networkNamespaceDirectory(directory: string, namespace: number): string {
+  return join(directory, 'netns', String(namespace));
+}
+
+/** All of them that are there. Errors: none. */
+export function networkNamespaceDirectories(directory: string): string[] {
+  try {
+    return readdirSync(join(directory, 'netns')).map((name) => join(directory, 'netns', name));
+  } catch {
+    return [];
+  }
 }
 
 /** Path of the agent's control socket. */

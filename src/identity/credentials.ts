@@ -1,11 +1,14 @@
-import { setTimeout } from 'node:timers/promises';
 import { AgentError, type FaultCode } from '../core/errors.ts';
 import type { CredentialsRequest } from '../core/identity-protocol.ts';
+import { forgottenKeyId } from '../core/secret-environment.ts';
+import type { AwsPlace } from './aws-api.ts';
+import { readIndirectProfile } from './indirect-profile.ts';
 import { type Keys, parseKeys } from './keys.ts';
 import { askLocal, showUrl } from './local-http.ts';
 import { readRoleKeys } from './metadata.ts';
 import { findProfile, hasDefaultKeys, type ProfileFiles, readProfileFiles } from './profiles.ts';
-import { assumeRoleWithWebIdentity, readTokenFile, type StsPlace, translateSdkError } from './sts.ts';
+import { assumeRoleWithWebIdentity } from './sts.ts';
+import { withTokenFile } from './token-file.ts';
 
 /** Credentials, where they came from and whose they are. Never logged. */
 export interface Credentials {
@@ -26,7 +29,6 @@ export interface CallerContext {
 /** Where the ECS agent hands out the credentials of tasks. */
 export const defaultContainerEndpoint = 'http://169.254.170.2';
 
-const profileBudgetMs = 20_000;
 const notFound =
   'AWS Access Key ID and Secret Access Key are not found in AWS credentials file, in AWS config file, ' +
   'from ECS credentials relative uri, or from the instance security credentials service';
@@ -34,19 +36,30 @@ const notFound =
 /**
  * Finds the credentials of a mount: the source the user named and no other, else the first of the chain that has some.
  *
- * The chain: the `default` profile if it holds an access key (and then nothing else), ECS, EKS pod identity, web identity, instance role.
+ * Named are, in this order: `awscredsuri`, `rolearn` with `jwtpath`, `awsprofile`, `AWS_PROFILE`, the keys of the environment, and a
+ * `default` profile that holds an access key. The chain: ECS, EKS pod identity and web identity as far as their variables are set, and
+ * the instance role if none of them is.
+ *
  * Units: `nowMs` epoch milliseconds, for expiry. Errors: a `credentials.*` code; the message names every source that was tried and
- * why it had none, and holds no secret. Source: specification 4.2 and 4.3.
+ * why it had none, and holds no secret; `option.requires` for half a pair of options. Source: specification 4.2 and 4.3; that a
+ * variable that is set keeps the instance role out, and the keys of the environment, are ours: AWS's own tools do the same.
  */
 export async function findCredentials(
   request: CredentialsRequest,
   context: CallerContext,
-  place: StsPlace,
+  place: AwsPlace,
   nowMs: number,
 ): Promise<Credentials> {
-  if (request.awsCredsUri !== null) return readNamedUri(request.awsCredsUri, context, nowMs);
-  const named = request.awsProfile ?? (context.environment['AWS_PROFILE'] || null);
-  const files = await readProfileFiles(context.home);
+  const { environment } = context;
+  const { awsCredsUri, roleArn, jwtPath } = request;
+  if (awsCredsUri !== null) return readNamedUri(awsCredsUri, context, nowMs);
+  if (roleArn !== null && jwtPath !== null) return readNamedRole(roleArn, jwtPath, place, nowMs);
+  if (roleArn !== null || jwtPath !== null)
+    throw new AgentError('option.requires', 'The "rolearn" and "jwtpath" options need each other');
+  const named = request.awsProfile ?? (environment['AWS_PROFILE'] || null);
+  if (named === null && (environment['AWS_ACCESS_KEY_ID'] || environment['AWS_SECRET_ACCESS_KEY']))
+    return { keys: readEnvironmentKeys(environment), source: 'environment', owner: { kind: 'unknown' } };
+  const files = await readProfileFiles(context.home, environment);
   if (named !== null || hasDefaultKeys(files))
     return readNamedProfile(named ?? 'default', files, place, nowMs);
   return readChain(files, context, place, nowMs);
@@ -67,10 +80,53 @@ async function readNamedUri(uri: string, context: CallerContext, nowMs: number):
   }
 }
 
+async function readNamedRole(
+  roleArn: string,
+  tokenPath: string,
+  place: AwsPlace,
+  nowMs: number,
+): Promise<Credentials> {
+  try {
+    return checkUnexpired(await readWebIdentity(roleArn, tokenPath, place), nowMs);
+  } catch (thrown) {
+    const { code, reason } = explain(thrown);
+    throw new AgentError(
+      code,
+      `cannot assume the role ${roleArn} with the token in ${tokenPath}: ${reason}`,
+      {},
+      thrown,
+    );
+  }
+}
+
+function readEnvironmentKeys(environment: Readonly<Record<string, string>>): Keys {
+  const [accessKeyId, secretAccessKey] = [
+    environment['AWS_ACCESS_KEY_ID'],
+    environment['AWS_SECRET_ACCESS_KEY'],
+  ];
+  if (accessKeyId === forgottenKeyId) {
+    throw new AgentError(
+      'credentials.failed',
+      'the keys in the environment of the mount were kept in memory only, and the agent was restarted since',
+      { hint: 'Unmount and mount again with the keys, or name a source that lasts: awsprofile= or a role.' },
+    );
+  }
+  if (accessKeyId && secretAccessKey) {
+    const sessionToken = environment['AWS_SESSION_TOKEN'] || null;
+    return { accessKeyId, secretAccessKey, sessionToken, expiresAtMs: null };
+  }
+  const [set, unset] = accessKeyId
+    ? ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY']
+    : ['AWS_SECRET_ACCESS_KEY', 'AWS_ACCESS_KEY_ID'];
+  throw new AgentError('credentials.failed', `${set} is set in the environment and ${unset} is not`, {
+    hint: 'Set both variables, or neither.',
+  });
+}
+
 async function readNamedProfile(
   name: string,
   files: ProfileFiles,
-  place: StsPlace,
+  place: AwsPlace,
   nowMs: number,
 ): Promise<Credentials> {
   try {
@@ -81,7 +137,7 @@ async function readNamedProfile(
     throw new AgentError(
       code,
       `AWS security credentials not found in ${where}: ${reason}`,
-      { profile: name },
+      { ...(thrown instanceof AgentError ? thrown.details : {}), profile: name },
       thrown,
     );
   }
@@ -90,7 +146,7 @@ async function readNamedProfile(
 async function readChain(
   files: ProfileFiles,
   context: CallerContext,
-  place: StsPlace,
+  place: AwsPlace,
   nowMs: number,
 ): Promise<Credentials> {
   const tried = [
@@ -106,19 +162,28 @@ async function readChain(
       return checkUnexpired(await source.read(), nowMs);
     } catch (thrown) {
       const { code, reason } = explain(thrown);
-      // Whoever sets a variable means that source: its failure is the one to repair, the instance role is only the rest.
+      // Whoever sets a variable means that source: its failure is the one to repair.
       blamed ??= code;
       tried.push(`${source.title}: ${reason}`);
     }
   }
-  throw new AgentError(blamed ?? 'credentials.missing', `${notFound}. Tried: ${tried.join('; ')}`);
+  if (blamed === null) {
+    try {
+      return checkUnexpired(await readInstanceRole(context), nowMs);
+    } catch (thrown) {
+      const { code, reason } = explain(thrown);
+      blamed = code;
+      tried.push(`instance role: ${reason}`);
+    }
+  } else tried.push('instance role: not asked, because a source that is set failed');
+  throw new AgentError(blamed, `${notFound}. Tried: ${tried.join('; ')}`);
 }
 
 type ChainLink =
   | { kind: 'unset'; title: string; variables: string[] }
   | { kind: 'set'; title: string; read: () => Promise<Credentials> };
 
-function planChain(context: CallerContext, place: StsPlace): ChainLink[] {
+function planChain(context: CallerContext, place: AwsPlace): ChainLink[] {
   const link = (
     title: string,
     variables: string[],
@@ -139,7 +204,6 @@ function planChain(context: CallerContext, place: StsPlace): ChainLink[] {
     link('web identity', ['AWS_ROLE_ARN', 'AWS_WEB_IDENTITY_TOKEN_FILE'], (roleArn, tokenPath) =>
       readWebIdentity(roleArn!, tokenPath!, place),
     ),
-    link('instance role', [], () => readInstanceRole(context)),
   ];
 }
 
@@ -161,19 +225,20 @@ async function readPodIdentity(uri: string, tokenPath: string): Promise<Credenti
     );
   }
   const url = new URL(uri);
-  const token = await readTokenFile(tokenPath);
-  // node:http refuses such a header with an error that is less clear.
-  if (!/^[\x20-\x7e]+$/.test(token)) {
-    throw new AgentError(
-      'credentials.rejected',
-      `the token file ${tokenPath} holds other than printable ASCII`,
-    );
-  }
-  const keys = await readKeysAt(url, { Authorization: token });
+  const keys = await withTokenFile(tokenPath, (token) => {
+    // node:http refuses such a header with an error that is less clear.
+    if (!/^[\x20-\x7e]+$/.test(token)) {
+      throw new AgentError(
+        'credentials.rejected',
+        `the token file ${tokenPath} holds other than printable ASCII`,
+      );
+    }
+    return readKeysAt(url, { Authorization: token });
+  });
   return { keys, source: `podidentity:${showUrl(url)}`, owner: { kind: 'unknown' } };
 }
 
-async function readWebIdentity(roleArn: string, tokenPath: string, place: StsPlace): Promise<Credentials> {
+async function readWebIdentity(roleArn: string, tokenPath: string, place: AwsPlace): Promise<Credentials> {
   const { keys, arn } = await assumeRoleWithWebIdentity(roleArn, tokenPath, place);
   return {
     keys,
@@ -187,7 +252,7 @@ async function readInstanceRole({ metadataEndpoint }: CallerContext): Promise<Cr
   return { keys, source: `metadata:${role}`, owner: { kind: 'instance-role', role } };
 }
 
-async function readProfile(name: string, files: ProfileFiles, place: StsPlace): Promise<Credentials> {
+async function readProfile(name: string, files: ProfileFiles, place: AwsPlace): Promise<Credentials> {
   const found = findProfile(files, name);
   switch (found.kind) {
     case 'absent':
@@ -203,49 +268,6 @@ async function readProfile(name: string, files: ProfileFiles, place: StsPlace): 
       const keys = await readIndirectProfile(name, found.means, files, place);
       return { keys, source: `named_profile:${name}`, owner: { kind: 'unknown' } };
     }
-  }
-}
-
-async function readIndirectProfile(
-  profile: string,
-  means: string[],
-  files: ProfileFiles,
-  { region }: StsPlace,
-): Promise<Keys> {
-  const { fromIni } = await import('@aws-sdk/credential-providers');
-  const provide = fromIni({
-    profile,
-    filepath: files.credentialsPath,
-    configFilepath: files.configPath,
-    // The process may outlive an edit of the files.
-    ignoreCache: true,
-    clientConfig: { region },
-    parentClientConfig: { region },
-  });
-  try {
-    const keys = await within(profileBudgetMs, provide());
-    return {
-      accessKeyId: keys.accessKeyId,
-      secretAccessKey: keys.secretAccessKey,
-      sessionToken: keys.sessionToken ?? null,
-      expiresAtMs: keys.expiration?.getTime() ?? null,
-    };
-  } catch (thrown) {
-    throw translateSdkError(thrown, `its ${means.join(', ')}`);
-  }
-}
-
-/** The SDK offers no deadline of its own, and a `credential_process` may hang. */
-async function within<T>(budgetMs: number, work: Promise<T>): Promise<T> {
-  const budget = new AbortController();
-  const late = setTimeout(budgetMs, undefined, { signal: budget.signal }).then(() => {
-    throw new AgentError('credentials.failed', `no answer within ${budgetMs / 1000} s`);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    budget.abort();
-    late.catch(() => undefined);
   }
 }
 

@@ -6,7 +6,10 @@ import type {
   CredentialsRequest,
   IdentityFacts,
   InstanceFacts,
+  MountTargetFacts,
+  MountTargetsRequest,
 } from '../core/identity-protocol.ts';
+import type { AwsPlace } from './aws-api.ts';
 import { createCertificate } from './certificate.ts';
 import {
   type CallerContext,
@@ -14,15 +17,19 @@ import {
   defaultContainerEndpoint,
   findCredentials,
 } from './credentials.ts';
-import { defaultMetadataEndpoint, readInstance, readRoleArn } from './metadata.ts';
-import { readCallerArn, type StsPlace } from './sts.ts';
+import { locateMetadata, readInstance, readRoleArn, readZoneId } from './metadata.ts';
+import { readMountTarget } from './mount-targets.ts';
+import { createShared } from './shared.ts';
+import { readCallerArn } from './sts.ts';
 
 /** What one caller's identity process can do. */
 export interface Identity {
   /** Makes a client certificate. Errors: `credentials.*`, `internal`. */
   certificate(request: CertificateRequest): Promise<CertificateReply>;
   /** Where this instance runs. Errors: `metadata.unavailable`. */
-  instance(): Promise<InstanceFacts>;
+  instance(withZoneId: boolean): Promise<InstanceFacts>;
+  /** The mount target to use when the file system's name does not resolve. Errors: `credentials.*`, `dns.not-found`, `dns.failed`. */
+  mountTarget(request: MountTargetsRequest): Promise<MountTargetFacts>;
   /** Whose the credentials are; `arn` is null if STS cannot be reached. Errors: `credentials.*`, `metadata.unavailable`. */
   whoami(request: CredentialsRequest, place: { region: string; dnsSuffix: string }): Promise<IdentityFacts>;
 }
@@ -30,43 +37,57 @@ export interface Identity {
 const renewBeforeExpiryMs = 5 * 60_000;
 
 /**
- * Serves one caller's environment, and reads each credential source once for all who ask at the same time.
+ * Serves one caller's environment, and asks each source once for all who ask at the same time.
  *
- * Units: `now` gives epoch milliseconds.
+ * Units: `now` gives epoch milliseconds, `random` a number in [0, 1).
  */
 export function createIdentity(
   start: Extract<AgentToIdentity, { kind: 'start' }>,
   now: () => number,
+  random: () => number,
 ): Identity {
   const { environment, home } = start;
+  const metadataEndpoint = start.metadataEndpoint ?? locateMetadata(environment);
   const context: CallerContext = {
     environment,
     home,
-    metadataEndpoint:
-      start.metadataEndpoint ?? environment['AWS_EC2_METADATA_SERVICE_ENDPOINT'] ?? defaultMetadataEndpoint,
+    metadataEndpoint,
     containerEndpoint: start.containerEndpoint ?? defaultContainerEndpoint,
   };
-  const found = new Map<string, { credentials: Promise<Credentials>; freshUntilMs: number }>();
+  // Keys without expiry come from files, which are cheap to read and may be edited.
+  const shareCredentials = createShared<Credentials>(
+    now,
+    ({ keys }) => (keys.expiresAtMs ?? 0) - renewBeforeExpiryMs,
+  );
+  const shareArn = createShared<string | null>(now, (arn) => (arn === null ? 0 : Number.POSITIVE_INFINITY));
+  // An instance does not move while it runs.
+  const shareInstance = createShared<InstanceFacts>(now, () => Number.POSITIVE_INFINITY);
+  const shareZoneId = createShared<string>(now, () => Number.POSITIVE_INFINITY);
+  const shareMountTarget = createShared<MountTargetFacts>(now, () => 0);
 
-  function credentialsOf(request: CredentialsRequest, place: StsPlace): Promise<Credentials> {
-    const key = JSON.stringify([request.awsProfile, request.awsCredsUri]);
-    const kept = found.get(key);
-    if (kept && now() < kept.freshUntilMs) return kept.credentials;
-    const asked = {
-      credentials: findCredentials(request, context, place, now()),
-      freshUntilMs: Number.POSITIVE_INFINITY,
-    };
-    found.set(key, asked);
-    asked.credentials.then(
-      ({ keys }) => {
-        // Keys without expiry come from files, which are cheap to read and may be edited.
-        asked.freshUntilMs = (keys.expiresAtMs ?? 0) - renewBeforeExpiryMs;
-      },
-      () => {
-        asked.freshUntilMs = 0;
-      },
-    );
-    return asked.credentials;
+  const credentialsOf = (request: CredentialsRequest, place: AwsPlace) =>
+    shareCredentials(JSON.stringify(request), () => findCredentials(request, context, place, now()));
+  const instance = () => shareInstance('', () => readInstance(metadataEndpoint));
+
+  async function findMountTarget(request: MountTargetsRequest): Promise<MountTargetFacts> {
+    const { fileSystemId, region, dnsSuffix } = request;
+    const place = { region, dnsSuffix, environment };
+    const [{ keys, source }, zone] = await Promise.all([
+      credentialsOf(request.credentials, place),
+      request.zone ?? findOwnZone(region),
+    ]);
+    return readMountTarget({ fileSystemId, keys, source, place }, zone, random);
+  }
+
+  /** Null outside of EC2, and for a file system of another region: this instance's zone is none of its. */
+  async function findOwnZone(region: string): Promise<string | null> {
+    try {
+      const own = await instance();
+      return own.region === region ? own.availabilityZone : null;
+    } catch (thrown) {
+      if (thrown instanceof AgentError && thrown.code === 'metadata.unavailable') return null;
+      throw thrown;
+    }
   }
 
   return {
@@ -78,18 +99,27 @@ export function createIdentity(
       const certificate = await createCertificate(content, request.privateKeyPem, now());
       return { ...certificate, identity: credentials && describe(credentials) };
     },
-    instance: () => readInstance(context.metadataEndpoint),
+    async instance(withZoneId) {
+      if (!withZoneId) return instance();
+      const [own, availabilityZoneId] = await Promise.all([
+        instance(),
+        shareZoneId('', () => readZoneId(metadataEndpoint)),
+      ]);
+      return { ...own, availabilityZoneId };
+    },
+    mountTarget: (request) => shareMountTarget(JSON.stringify(request), () => findMountTarget(request)),
     async whoami(request, { region, dnsSuffix }) {
       const place = { region, dnsSuffix, environment };
       const credentials = await credentialsOf(request, place);
-      return { ...describe(credentials), arn: await readArn(credentials, place, context) };
+      const arn = await shareArn(credentials.keys.accessKeyId, () => readArn(credentials, place, context));
+      return { ...describe(credentials), arn };
     },
   };
 }
 
 async function readArn(
   { owner, keys }: Credentials,
-  place: StsPlace,
+  place: AwsPlace,
   context: CallerContext,
 ): Promise<string | null> {
   if (owner.kind === 'known') return owner.arn;

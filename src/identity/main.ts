@@ -1,5 +1,6 @@
 import { AgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
+import { secretEnvironment } from '../core/secret-environment.ts';
 import { createIdentity, type Identity } from './identity.ts';
 
 /**
@@ -29,7 +30,7 @@ send({ kind: 'ready', pid: process.pid });
 async function receive(message: AgentToIdentity): Promise<void> {
   if (message.kind === 'start') {
     adoptEnvironment(message);
-    identity = createIdentity(message, Date.now);
+    identity = createIdentity(message, Date.now, Math.random);
     idleExitMs = message.idleExitMs ?? defaultIdleExitMs;
     restartIdleTimer();
     return;
@@ -49,7 +50,17 @@ async function answer(message: Exclude<AgentToIdentity, { kind: 'start' }>): Pro
       case 'certificate':
         return { kind: 'certificate.done', requestId, reply: await identity.certificate(message.request) };
       case 'instance':
-        return { kind: 'instance.done', requestId, instance: await identity.instance() };
+        return {
+          kind: 'instance.done',
+          requestId,
+          instance: await identity.instance(message.withZoneId ?? false),
+        };
+      case 'mountTargets':
+        return {
+          kind: 'mountTargets.done',
+          requestId,
+          mountTarget: await identity.mountTarget(message.request),
+        };
       case 'whoami':
         return {
           kind: 'whoami.done',
@@ -66,14 +77,15 @@ async function answer(message: Exclude<AgentToIdentity, { kind: 'start' }>): Pro
   }
 }
 
-/** The AWS SDK reads the environment of its process: the caller's replaces the agent's, before anything is asked. */
+/** The AWS SDK reads the environment of its process: the caller's, but for its secrets, replaces the agent's before anything is asked. */
 function adoptEnvironment({
   environment,
   home,
   metadataEndpoint,
 }: Extract<AgentToIdentity, { kind: 'start' }>): void {
   for (const name of Object.keys(process.env)) if (name.startsWith('AWS_')) delete process.env[name];
-  Object.assign(process.env, environment, {
+  const open = Object.entries(environment).filter(([name]) => !secretEnvironment.includes(name));
+  Object.assign(process.env, Object.fromEntries(open), {
     HOME: home,
     AWS_EC2_METADATA_V1_DISABLED: 'true',
     // Which Node runs us is the package's business; the warning would stand in the log of every mount.

@@ -1,10 +1,20 @@
-import { AgentError, asAgentError } from '../core/errors.ts';
+import { AgentError, asAgentError, faults } from '../core/errors.ts';
 import type { InstanceFacts } from '../core/identity-protocol.ts';
 import { type Keys, parseKeys, parseObject } from './keys.ts';
 import { askLocal, type LocalAnswer, showUrl } from './local-http.ts';
 
-/** Where the instance metadata service answers when nobody says otherwise. */
-export const defaultMetadataEndpoint = 'http://169.254.169.254';
+/**
+ * Where the instance metadata service answers: where the caller's environment says, else at its IPv4 or IPv6 address.
+ *
+ * Errors: none. Source: AWS SDKs and Tools reference guide, "IMDS credential provider".
+ */
+export function locateMetadata(environment: Readonly<Record<string, string>>): string {
+  const isIpv6 = environment['AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE']?.toLowerCase() === 'ipv6';
+  return (
+    environment['AWS_EC2_METADATA_SERVICE_ENDPOINT'] ||
+    (isIpv6 ? 'http://[fd00:ec2::254]' : 'http://169.254.169.254')
+  );
+}
 
 const budgetMs = 3_000;
 const rolePath = '/latest/meta-data/iam/security-credentials/';
@@ -67,7 +77,22 @@ export async function readInstance(endpoint: string): Promise<InstanceFacts> {
       availabilityZone: field('availabilityZone'),
       instanceId: field('instanceId'),
       accountId: field('accountId'),
+      availabilityZoneId: null,
     };
+  });
+}
+
+/**
+ * The id of the zone this instance runs in, for example `use1-az1`.
+ *
+ * Units: ends within three seconds. Errors: `metadata.unavailable`. Source: specification 3.5.
+ */
+export async function readZoneId(endpoint: string): Promise<string> {
+  return reportUnavailable('the id of the availability zone', async () => {
+    const ask = await openMetadata(endpoint);
+    const zoneId = bodyOf(await ask('/latest/meta-data/placement/availability-zone-id'), endpoint).trim();
+    if (/^[a-z0-9-]{1,32}$/.test(zoneId)) return zoneId;
+    throw new AgentError('metadata.unavailable', 'the answer is no zone id');
   });
 }
 
@@ -104,10 +129,11 @@ async function reportUnavailable<T>(wanted: string, read: () => Promise<T>): Pro
   try {
     return await read();
   } catch (thrown) {
+    const { code, message } = asAgentError(thrown);
     throw new AgentError(
       'metadata.unavailable',
-      `cannot learn ${wanted} from the metadata service: ${asAgentError(thrown).message}`,
-      {},
+      `cannot learn ${wanted} from the metadata service: ${message}`,
+      code === 'credentials.metadata-silent' ? { hint: faults[code].hint } : {},
       thrown,
     );
   }

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { AgentError } from '../core/errors.ts';
 import type { Keys } from './keys.ts';
 
@@ -31,13 +31,19 @@ const indirections = [
 ];
 
 /**
- * Reads `.aws/credentials` and `.aws/config` of a home directory; a file that does not exist counts as empty.
+ * Reads `.aws/credentials` and `.aws/config` of a home directory, or the files that `AWS_SHARED_CREDENTIALS_FILE` and
+ * `AWS_CONFIG_FILE` name instead; a file that does not exist counts as empty.
  *
- * Errors: `credentials.failed` for a file that cannot be read.
+ * Errors: `credentials.failed` for a file that cannot be read. Source: AWS SDKs and Tools reference guide, "Location of the shared files".
  */
-export async function readProfileFiles(home: string): Promise<ProfileFiles> {
-  const credentialsPath = `${home}/.aws/credentials`;
-  const configPath = `${home}/.aws/config`;
+export async function readProfileFiles(
+  home: string,
+  environment: Readonly<Record<string, string>>,
+): Promise<ProfileFiles> {
+  const locate = (variable: string, usual: string) =>
+    (environment[variable] || usual).replace(/^~(?=\/)/, home);
+  const credentialsPath = locate('AWS_SHARED_CREDENTIALS_FILE', '~/.aws/credentials');
+  const configPath = locate('AWS_CONFIG_FILE', '~/.aws/config');
   const [credentials, config] = await Promise.all([readProfiles(credentialsPath), readProfiles(configPath)]);
   return { credentialsPath, configPath, credentials, config };
 }
@@ -91,19 +97,40 @@ export function findProfile(files: ProfileFiles, name: string): ProfileLookup {
       return { kind: 'keys', source: `${source}:${name}`, keys };
     }
   }
-  const found = [files.credentials.get(name), files.config.get(name)];
-  const means = indirections.filter((key) => found.some((profile) => profile?.get(key)));
+  const means = indirections.filter((key) => profileValue(files, name, key) !== null);
   if (means.length > 0) return { kind: 'indirect', means };
-  return found.some((profile) => profile) ? { kind: 'without-keys' } : { kind: 'absent' };
+  return files.credentials.has(name) || files.config.has(name)
+    ? { kind: 'without-keys' }
+    : { kind: 'absent' };
+}
+
+/** What a key of a profile says, in the credentials file or else the config file; null when neither has it. */
+export function profileValue(files: ProfileFiles, profile: string, key: string): string | null {
+  return files.credentials.get(profile)?.get(key) || files.config.get(profile)?.get(key) || null;
 }
 
 async function readProfiles(path: string): Promise<Profiles> {
   try {
-    return parseProfiles(await readFile(path, 'utf8'));
+    return parseProfiles(await readSettled(path));
   } catch (thrown) {
     const { code } = thrown as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return new Map();
     throw new AgentError('credentials.failed', `cannot read ${path}: ${code}`, { path }, thrown);
+  }
+}
+
+/** Reads a file again if it changed meanwhile: half of a file that is being rewritten may name a key without its secret. */
+async function readSettled(path: string): Promise<string> {
+  const look = async () => {
+    const { ino, size, mtimeNs } = await stat(path, { bigint: true });
+    return `${ino} ${size} ${mtimeNs}`;
+  };
+  let before = await look();
+  for (let left = 3; ; left -= 1) {
+    const text = await readFile(path, 'utf8');
+    const after = await look();
+    if (after === before || left === 1) return text;
+    before = after;
   }
 }
 

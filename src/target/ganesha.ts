@@ -30,6 +30,8 @@ export interface BackendAccess {
 
 const program = 'ganesha.nfsd';
 const nobody = 65_534;
+/** As EFS: specification 1.6, rsize and wsize. */
+const maxTransferBytes = 1_048_576;
 const startAttempts = 3;
 const startTimeoutMs = 30_000;
 const retryPauseMs = 20;
@@ -214,7 +216,7 @@ function configurationOf(root: BackendRoot, directory: string, port: number): st
 }
 NFSV4 {
   Graceless = true;
-  Lease_Lifetime = 10;
+  Lease_Lifetime = 60;
   Minor_Versions = 0, 1;
   RecoveryBackend = fs;
   RecoveryRoot = "${join(directory, 'recovery')}";
@@ -233,6 +235,10 @@ EXPORT {
   SecType = sys;
   Access_Type = NONE;
   Attr_Expiration_Time = 0;
+  MaxRead = ${maxTransferBytes};
+  MaxWrite = ${maxTransferBytes};
+  PrefRead = ${maxTransferBytes};
+  PrefWrite = ${maxTransferBytes};
   Disable_ACL = true;
   FSAL { Name = VFS; }
 ${clients.join('\n')}

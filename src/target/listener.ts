@@ -219,7 +219,9 @@ function admit(
 function refuse(client: Socket | TLSSocket, counters: JoinCounters): Promise<void> {
   return new Promise((done) => {
     const refusal = createRefusal();
+    let denied = false;
     client.on('data', (chunk: Buffer) => {
+      if (denied) return;
       counters.bytesReceived += chunk.length;
       const step = refusal(chunk);
       if (step.kind === 'not-rpc') {
@@ -228,6 +230,8 @@ function refuse(client: Socket | TLSSocket, counters: JoinCounters): Promise<voi
       }
       counters.bytesSent += step.bytes.length;
       client.write(step.bytes);
+      denied = step.denied;
+      if (denied) client.end();
     });
     client.once('end', () => client.end());
     // Its first byte was looked at, which has paused it.

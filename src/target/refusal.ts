@@ -12,12 +12,15 @@ const acceptStatus = {
 const authTooWeak = 5;
 const minorVersionMismatch = 10_021;
 
-/** What to do after some bytes of a client that is refused: send an answer, or give up on it. */
-export type RefusalStep = { kind: 'answer'; bytes: Buffer } | { kind: 'not-rpc' };
+/** What to do after some bytes of a client that is refused: send an answer, then perhaps end, or give up on it. */
+export type RefusalStep = { kind: 'answer'; bytes: Buffer; denied: boolean } | { kind: 'not-rpc' };
 
 /**
  * Answers a client that may not mount, as the service does: NULL calls succeed, every COMPOUND is denied
- * with AUTH_TOOWEAK, on which the Linux client gives up at once.
+ * with AUTH_TOOWEAK.
+ *
+ * The first denial is the last answer: on a connection that stays open the Linux client repeats its EXCHANGE_ID
+ * (measured, Linux 6.1), and with the service it was seen to come back on a new one.
  *
  * Returns a function that takes the bytes as they arrive and gives the answers to the calls completed by them.
  * A minor version that no mount target speaks is named before access is, so that a client falls back to 4.1.
@@ -25,10 +28,11 @@ export type RefusalStep = { kind: 'answer'; bytes: Buffer } | { kind: 'not-rpc' 
  */
 export function createRefusal(): (chunk: Uint8Array) => RefusalStep {
   let pending = Buffer.alloc(0);
+  let denied = false;
   return (chunk) => {
     pending = Buffer.concat([pending, chunk]);
     const answers: Buffer[] = [];
-    for (;;) {
+    while (!denied) {
       if (pending.length < 4) break;
       const mark = pending.readUInt32BE(0);
       const length = mark & 0x7fff_ffff;
@@ -37,15 +41,16 @@ export function createRefusal(): (chunk: Uint8Array) => RefusalStep {
       if (pending.length < 4 + length) break;
       const answer = answerCall(pending.subarray(4, 4 + length));
       if (answer === null) return { kind: 'not-rpc' };
-      answers.push(answer);
+      answers.push(answer.bytes);
+      denied = answer.denied;
       pending = pending.subarray(4 + length);
     }
-    return { kind: 'answer', bytes: Buffer.concat(answers) };
+    return { kind: 'answer', bytes: Buffer.concat(answers), denied };
   };
 }
 
 /** The answer with its record mark; null for bytes that are no RPC call. */
-function answerCall(call: Buffer): Buffer | null {
+function answerCall(call: Buffer): { bytes: Buffer; denied: boolean } | null {
   const isCall = call.length >= 40 && call.readUInt32BE(4) === 0 && call.readUInt32BE(8) === 2;
   if (!isCall) return null;
   const xid = call.readUInt32BE(0);
@@ -59,11 +64,11 @@ function answerCall(call: Buffer): Buffer | null {
     // COMPOUND4res: status, an empty tag, no results.
     return accepted(xid, acceptStatus.success, minorVersionMismatch, 0, 0);
   }
-  return reply(xid, 1, 1, authTooWeak);
+  return { bytes: reply(xid, 1, 1, authTooWeak), denied: true };
 }
 
-function accepted(xid: number, status: number, ...results: number[]): Buffer {
-  return reply(xid, 0, 0, 0, status, ...results);
+function accepted(xid: number, status: number, ...results: number[]): { bytes: Buffer; denied: boolean } {
+  return { bytes: reply(xid, 0, 0, 0, status, ...results), denied: false };
 }
 
 function reply(xid: number, ...words: number[]): Buffer {

@@ -68,7 +68,7 @@ export class Budget {
 /** One direction of one session: how much it holds, and whether it may read. */
 export class Flow {
   readonly #budget: Budget;
-  readonly #markBytes: number;
+  #markBytes: number;
   readonly #source: FlowSource;
   #heldBytes = 0;
   #paused = false;
@@ -86,6 +86,12 @@ export class Flow {
 
   get paused(): boolean {
     return this.#paused;
+  }
+
+  /** From now on the flow may hold this much. */
+  raiseMark(markBytes: number): void {
+    this.#markBytes = markBytes;
+    this.resumeIfAllowed();
   }
 
   /** States how many bytes the flow holds now; pauses or resumes its source accordingly. */

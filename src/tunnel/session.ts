@@ -2,48 +2,79 @@ import type { Socket } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import { planDelayMs } from '../core/backoff.ts';
 import { type AgentError, asAgentError } from '../core/errors.ts';
-import type { SessionCounters, SessionEnd, UpstreamFacts } from '../core/worker-protocol.ts';
+import { RecordReader } from '../core/rpc-record.ts';
+import { decideScale, initialScaleState, type ScaleObservation } from '../core/scale-up.ts';
+import { tickMs } from '../core/stall.ts';
+import type { SessionCounters, SessionEnd, SessionState, UpstreamFacts } from '../core/worker-protocol.ts';
 import type { Budget, Flow } from './budget.ts';
 import type { Upstream } from './dial.ts';
 import { Gatherer, type SlabPool } from './gather.ts';
+import { Lane } from './lane.ts';
+import { Merger, Spreader } from './lanes.ts';
 
 /** What one direction of a session may hold before its source stops reading; measured in docs/decisions/0003. */
 const markBytes = 1024 * 1024;
 const keepAliveMs = 15_000;
+/** How long an NFS client may take to close its side of a session that leaves; it does so at once. */
+const leaveMs = 1_000;
 
 /** What a session asks of its tunnel, and tells it. */
 export interface SessionHost {
   budget: Budget;
   slabs: SlabPool;
   random: () => number;
-  /** A connection to the mount target: the warm one, or a new one. Errors: those of `dialUpstream`. */
-  connect(signal: AbortSignal): Promise<Upstream>;
+  /** Ticks of the worker so far. */
+  nowTick(): number;
+  /** Connections to the mount target that are of one partition: warm ones, or a new one. Errors: those of `dialUpstream`. */
+  connect(signal: AbortSignal): Promise<readonly Upstream[]>;
+  /** What bears on having more connections; null when the mount target treats none of them as one with the first. */
+  scaling(): Omit<ScaleObservation, 'bytes' | 'connections' | 'nowTick'> | null;
+  /** Looks for more connections of the same partition; none when there are none, or the session has to move. */
+  widen(signal: AbortSignal): Promise<readonly Upstream[]>;
   /** The session will dial again soon: fresh addresses are welcome. */
   wantEndpoints(): void;
   /** A try to connect has failed. `again` is false when the one before failed with the same code. */
   dialFailed(error: AgentError, again: boolean): void;
   connected(facts: UpstreamFacts): void;
+  /** The first bytes of the mount target have come. */
+  answered(): void;
+  /** The mount target owed an answer and was silent; `closed` follows. */
+  stalled(facts: UpstreamFacts, state: SessionState): void;
+  /** The bytes are no RPC records: what is under way is not known any more. */
+  unparsed(): void;
+  /** How many connections carry it from now on. */
+  widened(connections: number): void;
   closed(cause: SessionEnd, counters: SessionCounters, error: string | null): void;
 }
 
 /**
- * Joins one local stream to one TLS connection, and carries bytes until either ends.
+ * Joins one local stream to a mount target, and carries bytes until either ends.
  *
  * End-of-stream on one side is passed on as half-close and the other direction goes on. An error on
  * either side destroys both; the local socket is then reset, so that the kernel reconnects at once.
  * While no connection to the mount target can be made, the local stream is held and dialling repeated.
  *
- * The two places where a session may later be watched or widened are `#sendUp`, which sees every byte from
- * the NFS client in order, and `#receiveDown`, which sees every byte to it.
+ * The records that pass are counted, to notice that the mount target has fallen silent, and to leave at a moment
+ * when nothing is under way. While there is one TLS connection they are not held back for that. Over several, each
+ * record goes whole over one of them; an end of any one is then the end of the session, as the kernel can repeat
+ * what is unanswered.
  */
 export class Session {
+  readonly #id: number;
   readonly #local: Socket;
   readonly #host: SessionHost;
   readonly #dialling = new AbortController();
   readonly #gatherer: Gatherer;
   readonly #up: Flow;
   readonly #down: Flow;
-  #upstream: Upstream | null = null;
+  /** The TLS connections; none while it is dialled. */
+  #lanes: readonly Lane[] = [];
+  /** When there are several of them. */
+  #wide: { spreader: Spreader; merger: Merger } | null = null;
+  #scale = initialScaleState;
+  #searching = false;
+  /** Finds the records that come from the NFS client. */
+  readonly #reader = new RecordReader();
   /** What the NFS client sent before there was an upstream. */
   #early: Buffer[] = [];
   #earlyBytes = 0;
@@ -51,19 +82,35 @@ export class Session {
   #firstEnd: SessionEnd | null = null;
   #bytesUp = 0;
   #bytesDown = 0;
+  /** Why to end as soon as nothing is under way. */
+  #leaving: SessionEnd | null = null;
+  /** Leaving, and further requests are left to the NFS client, which repeats them on its next connection. */
+  #draining = false;
+  /** Nothing is carried any more; the NFS client is about to close its side. */
+  #left: NodeJS.Timeout | null = null;
+  /** The bytes are RPC records so far. */
+  #parsing = true;
   #over = false;
 
-  constructor(local: Socket, host: SessionHost) {
+  constructor(id: number, local: Socket, host: SessionHost) {
+    this.#id = id;
     this.#local = local;
     this.#host = host;
-    this.#gatherer = new Gatherer(local, host.slabs, () => this.#down.hold(this.#gatherer.heldBytes));
+    this.#gatherer = new Gatherer(local, host.slabs, () => {
+      this.#down.hold(this.#gatherer.heldBytes);
+      if (this.#leaving !== null) this.#leaveIfQuiet();
+    });
     this.#up = host.budget.openFlow(markBytes, {
       pause: () => this.#local.pause(),
       resume: () => this.#local.resume(),
     });
     this.#down = host.budget.openFlow(markBytes, {
-      pause: () => this.#upstream?.socket.pause(),
-      resume: () => this.#upstream?.socket.resume(),
+      pause: () => {
+        for (const lane of this.#lanes) lane.pause('client');
+      },
+      resume: () => {
+        for (const lane of this.#lanes) lane.resume('client');
+      },
     });
 
     local.allowHalfOpen = true;
@@ -78,6 +125,46 @@ export class Session {
 
   get counters(): SessionCounters {
     return { bytesUp: this.#bytesUp, bytesDown: this.#bytesDown };
+  }
+
+  get state(): SessionState {
+    const lanes = this.#lanes;
+    const nowTick = this.#host.nowTick();
+    return {
+      sessionId: this.#id,
+      address: lanes[0]?.upstream.facts.address ?? null,
+      connections: lanes.length,
+      inFlight: lanes.reduce((sum, { ledger }) => sum + ledger.unanswered, 0),
+      oldestMs: Math.max(0, ...lanes.map(({ ledger }) => ledger.oldestTicks(nowTick))) * tickMs,
+      ...this.counters,
+    };
+  }
+
+  /** Once a tick: ends the session when the mount target has been silent for more than `stallLimitTicks`. */
+  tick(stallLimitTicks: number): void {
+    if (this.#over || this.#left !== null) return;
+    const reader = this.#reader;
+    for (const lane of this.#lanes) {
+      const isSending = this.#wide === null || this.#wide.spreader.isSendingOn(lane);
+      const sendingXid = isSending && !reader.atBoundary && reader.headKnown ? reader.xid : null;
+      if (!lane.tick(stallLimitTicks, sendingXid)) continue;
+      this.#host.stalled(lane.upstream.facts, this.state);
+      this.#end('stalled', null);
+      return;
+    }
+    if (this.#lanes.length > 0 && this.#leaving === null && this.#parsing) this.#considerScale();
+  }
+
+  /** Ends the session at the next moment at which nothing of it is under way. */
+  leave(cause: SessionEnd): void {
+    this.#leaving ??= cause;
+    this.#leaveIfQuiet();
+  }
+
+  /** Takes no further requests, so that a session that leaves comes to a moment at which nothing is under way. */
+  drain(): void {
+    this.#draining = true;
+    this.#leaveIfQuiet();
   }
 
   /** Destroys both sides. */
@@ -108,67 +195,214 @@ export class Session {
     }
   }
 
-  #join(upstream: Upstream): void {
-    const { socket } = upstream;
+  #join(upstreams: readonly Upstream[]): void {
     if (this.#over) {
-      socket.destroy();
+      for (const { socket } of upstreams) socket.destroy();
       return;
     }
-    this.#upstream = upstream;
-    socket.on('end', () => this.#upstreamEnded());
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      const silent =
-        error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH' || error.code === 'ENETUNREACH';
-      this.#end(silent ? 'upstream-unreachable' : 'upstream-reset', error);
-    });
-    socket.on('close', () => this.#closedLeg(socket, 'upstream-reset'));
-    if (socket.destroyed || socket.readableEnded) {
-      this.#end('upstream-reset', null);
-      return;
-    }
-    upstream.readInto((bytes) => this.#receiveDown(bytes));
-    this.#host.connected(upstream.facts);
+    this.#addLanes(upstreams);
+    if (this.#over) return;
+    this.#host.connected(upstreams[0]!.facts);
     const early = this.#early;
     this.#early = [];
     this.#earlyBytes = 0;
-    for (const chunk of early) socket.write(chunk, this.#sentUp);
+    for (const chunk of early) this.#carryUp(chunk);
     this.#sentUp();
-    if (this.#local.readableEnded) socket.end();
+    if (this.#local.readableEnded) for (const { socket } of this.#lanes) socket.end();
+  }
+
+  #addLanes(upstreams: readonly Upstream[]): void {
+    const first = this.#lanes[0] ?? null;
+    this.#lanes = [...this.#lanes, ...upstreams.map((upstream) => new Lane(upstream))];
+    if (this.#lanes.length > 1) this.#makeWide(first);
+    for (const lane of this.#lanes) {
+      if (lane === first) continue;
+      const { socket } = lane;
+      socket.on('end', () => this.#upstreamEnded());
+      socket.on('error', (error: NodeJS.ErrnoException) => {
+        const silent =
+          error.code === 'ETIMEDOUT' || error.code === 'EHOSTUNREACH' || error.code === 'ENETUNREACH';
+        this.#end(silent ? 'upstream-unreachable' : 'upstream-reset', error);
+      });
+      socket.on('close', () => this.#closedLeg(socket, 'upstream-reset'));
+      lane.upstream.readInto((bytes) => this.#receiveDown(lane, bytes));
+      if (this.#down.paused) lane.pause('client');
+    }
+    if (this.#lanes.some(({ socket }) => socket.destroyed || socket.readableEnded)) {
+      this.#end('upstream-reset', null);
+    }
+  }
+
+  #makeWide(first: Lane | null): void {
+    for (const lane of this.#lanes) {
+      const flow = this.#host.budget.openFlow(markBytes, {
+        pause: () => lane.pause('other-lanes'),
+        resume: () => lane.resume('other-lanes'),
+      });
+      lane.waiting = { chunks: [], flow };
+    }
+    this.#up.raiseMark(markBytes * this.#lanes.length);
+    this.#wide = {
+      spreader: new Spreader(this.#lanes, this.#reader, this.#reader.atBoundary ? null : first),
+      merger: new Merger(this.#lanes, first === null || first.reader.atBoundary ? null : first, (bytes) =>
+        this.#gatherer.add(bytes),
+      ),
+    };
+  }
+
+  #considerScale(): void {
+    const scaling = this.#host.scaling();
+    if (scaling === null || this.#searching) return;
+    const [next, action] = decideScale(this.#scale, {
+      ...scaling,
+      nowTick: this.#host.nowTick(),
+      bytes: this.#bytesUp + this.#bytesDown,
+      connections: this.#lanes.length,
+    });
+    this.#scale = next;
+    if (action === 'narrow') this.leave('narrowed');
+    else if (action === 'widen') void this.#widen();
+  }
+
+  async #widen(): Promise<void> {
+    this.#searching = true;
+    try {
+      const upstreams = await this.#host.widen(this.#dialling.signal);
+      const isWanted =
+        !this.#over &&
+        this.#leaving === null &&
+        this.#parsing &&
+        this.#firstEnd === null &&
+        upstreams.length > 0;
+      if (!isWanted) {
+        for (const { socket } of upstreams) socket.destroy();
+        return;
+      }
+      this.#addLanes(upstreams);
+      if (!this.#over) this.#host.widened(this.#lanes.length);
+    } catch {
+      // The session is over: that is the only way in which a search fails.
+    } finally {
+      this.#searching = false;
+    }
   }
 
   #sendUp(chunk: Buffer): void {
-    this.#bytesUp += chunk.length;
-    if (this.#upstream === null) {
+    // It will send again, on its next connection, what it sends while we leave.
+    if (this.#left !== null) return;
+    if (this.#lanes.length === 0) {
+      this.#bytesUp += chunk.length;
       this.#early.push(chunk);
       this.#earlyBytes += chunk.length;
-    } else if (this.#upstream.socket.writable) {
-      this.#upstream.socket.write(chunk, this.#sentUp);
+    } else {
+      this.#bytesUp += this.#carryUp(chunk);
     }
     this.#sentUp();
   }
 
+  /** Says how many bytes it has taken. */
+  #carryUp(chunk: Buffer): number {
+    const carriedBytes =
+      this.#wide === null
+        ? this.#carryUpSingle(this.#lanes[0]!, chunk)
+        : this.#carryUpWide(this.#wide, chunk);
+    if (this.#leaving !== null) this.#leaveIfQuiet();
+    return carriedBytes;
+  }
+
+  #carryUpSingle(lane: Lane, chunk: Buffer): number {
+    const reader = this.#reader;
+    let at = 0;
+    while (at < chunk.length && this.#parsing && !(this.#draining && reader.atBoundary)) {
+      at = reader.advance(chunk, at);
+      if (reader.lost) this.#giveUpParsing(lane);
+      else if (reader.headIsNew) lane.ledger.sending(reader.xid, reader.isCall, this.#host.nowTick());
+    }
+    const carriedBytes = this.#parsing ? at : chunk.length;
+    if (carriedBytes > 0) {
+      lane.send(carriedBytes === chunk.length ? chunk : chunk.subarray(0, carriedBytes), this.#sentUp);
+    }
+    return carriedBytes;
+  }
+
+  #carryUpWide({ spreader }: { spreader: Spreader }, chunk: Buffer): number {
+    const carriedBytes = spreader.send(chunk, this.#host.nowTick(), this.#draining, this.#sentUp);
+    if (this.#reader.lost) this.#endUnparsed();
+    return carriedBytes;
+  }
+
   readonly #sentUp = (): void => {
-    this.#up.hold(this.#earlyBytes + (this.#upstream?.socket.writableLength ?? 0));
+    let heldBytes = this.#earlyBytes;
+    for (const { socket } of this.#lanes) heldBytes += socket.writableLength;
+    this.#up.hold(heldBytes);
   };
 
-  #receiveDown(bytes: Uint8Array): boolean {
-    if (this.#over) return false;
+  #receiveDown(lane: Lane, bytes: Uint8Array): boolean {
+    if (this.#over || this.#left !== null) return false;
+    if (this.#bytesDown === 0) this.#host.answered();
     this.#bytesDown += bytes.length;
-    this.#gatherer.add(bytes);
+    lane.receivedBytes += bytes.length;
+    if (this.#wide === null) {
+      for (let at = 0; at < bytes.length && this.#parsing; ) {
+        at = lane.note(bytes, at);
+        if (lane.reader.lost) this.#giveUpParsing(lane);
+      }
+      this.#gatherer.add(bytes);
+    } else {
+      this.#wide.merger.receive(lane, bytes);
+      if (lane.reader.lost) {
+        this.#endUnparsed();
+        return false;
+      }
+    }
     this.#down.hold(this.#gatherer.heldBytes);
-    return !this.#down.paused;
+    return !lane.paused;
+  }
+
+  #giveUpParsing(lane: Lane): void {
+    this.#parsing = false;
+    lane.ledger.forgetAll();
+    this.#host.unparsed();
+  }
+
+  /** What is no record cannot be shared out. */
+  #endUnparsed(): void {
+    this.#host.unparsed();
+    this.#end('upstream-reset', null);
+  }
+
+  /** Nothing is lost or done twice: no request is unanswered, and no record half through in either direction. */
+  #leaveIfQuiet(): void {
+    const cause = this.#leaving;
+    if (cause === null || this.#over || this.#left !== null) return;
+    if (this.#lanes.length === 0) {
+      // Nothing of it has reached a mount target.
+      this.#end(cause, null);
+      return;
+    }
+    if (!this.#parsing || !this.#reader.atBoundary || this.#gatherer.heldBytes > 0) return;
+    if (!this.#lanes.every((lane) => lane.isQuiet)) return;
+    this.#left = setTimeout(() => this.#end(cause, null), leaveMs);
+    for (const { socket } of this.#lanes) socket.end();
+    this.#local.resume();
+    this.#local.end();
   }
 
   #localEnded(): void {
-    if (this.#over) return;
+    if (this.#over || this.#left !== null) return;
     this.#firstEnd ??= 'local-end';
-    if (this.#upstream !== null) this.#upstream.socket.end();
+    if (this.#lanes.length > 0) for (const { socket } of this.#lanes) socket.end();
     // A port probe, or a client that has given up: there is nothing to deliver, or nobody to wait with.
     else if (this.#earlyBytes === 0 || this.#lastFailure !== null)
       this.#end(this.#endWithoutUpstream(), null);
   }
 
   #upstreamEnded(): void {
+    if (this.#left !== null) return;
+    if (this.#wide !== null && this.#firstEnd === null) {
+      this.#end('upstream-end', null);
+      return;
+    }
     this.#firstEnd ??= 'upstream-end';
     this.#gatherer.flush();
     this.#local.end();
@@ -180,21 +414,29 @@ export class Session {
 
   /** A side that closes before both its directions have ended is broken; a whole one waits for the other. */
   #closedLeg(leg: Socket, brokenAs: SessionEnd): void {
-    if (!leg.readableEnded || !leg.writableFinished) this.#end(brokenAs, null);
-    else if (this.#local.closed && this.#upstream?.socket.closed === true) {
+    if (this.#left !== null) {
+      if (leg === this.#local) this.#end(brokenAs, null);
+    } else if (!leg.readableEnded || !leg.writableFinished) this.#end(brokenAs, null);
+    else if (this.#local.closed && this.#lanes.every(({ socket }) => socket.closed)) {
       this.#end(this.#firstEnd ?? brokenAs, null);
     }
   }
 
-  #end(cause: SessionEnd, error: Error | null): void {
+  #end(brokenAs: SessionEnd, error: Error | null): void {
     if (this.#over) return;
     this.#over = true;
+    const left = this.#left !== null;
+    const cause = left ? (this.#leaving ?? brokenAs) : brokenAs;
+    if (this.#left !== null) clearTimeout(this.#left);
     this.#dialling.abort();
     if (!this.#local.destroyed) {
-      if (cause === 'local-end') this.#local.destroy();
+      if (left || cause === 'local-end') this.#local.destroy();
       else this.#local.resetAndDestroy();
     }
-    this.#upstream?.socket.destroy();
+    for (const { socket, waiting } of this.#lanes) {
+      socket.destroy();
+      waiting?.flow.close();
+    }
     this.#early = [];
     this.#up.close();
     this.#down.close();

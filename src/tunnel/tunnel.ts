@@ -1,34 +1,66 @@
 import type { Socket } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 import type { SecureContext } from 'node:tls';
+import { planDelayMs } from '../core/backoff.ts';
+import type { BindForm, BindReply, ProxyIdentity, ScaleSettings } from '../core/bind-call.ts';
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
+import { searchPauseTicks } from '../core/scale-up.ts';
+import { orderEndpoints, planStallLimitTicks } from '../core/stall.ts';
 import type {
   Endpoint,
   SessionCounters,
   SessionEnd,
+  SessionState,
   TlsMaterial,
+  TunnelState,
   UpstreamFacts,
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
+import { bindUpstream, ProxyIdentities } from './bind.ts';
 import type { Budget } from './budget.ts';
 import { createTunnelContext, dialUpstream, renderEndpoint, type Upstream } from './dial.ts';
 import type { SlabPool } from './gather.ts';
+import { searchConnections } from './scale-up.ts';
 import { Session } from './session.ts';
 
 /** A probed connection that no session has taken by then is given up. */
 const warmMs = 60_000;
+
+/** Far more than a round trip; a mount target that does not know the call and says nothing costs this once. */
+const bindTimeoutMs = 2_000;
+/** How long not to bind after a mount target did not know how to; doubles at each further time. */
+const bindPauseTicks = 300;
+const mostBindPauses = 8;
+
+/** Connections that one session may use together. */
+interface Link {
+  readonly upstreams: readonly Upstream[];
+  readonly binding: Binding | null;
+}
+
+/** Under which name the mount target knows a session, and where it is served; partition null = it did not say. */
+interface Binding {
+  readonly identity: ProxyIdentity;
+  readonly partition: string | null;
+}
 
 /** What all tunnels of a worker share. */
 export interface TunnelHost {
   budget: Budget;
   slabs: SlabPool;
   random: () => number;
+  /** A mount target that owes something is silent for at most this many ticks. */
+  stallLimitTicks: number;
+  /** Most connections for one session; 1 = never bind. */
+  maxConnections: number;
+  nowTick(): number;
   report(message: WorkerToAgent): void;
   log(level: 'error' | 'warn' | 'info' | 'debug', event: string, fields: Details): void;
   /** A session is gone. */
   sessionGone(): void;
 }
 
-/** One mount's way to its mount target: TLS material, sessions, and at most one warm connection. */
+/** One mount's way to its mount target: TLS material, sessions, and what is kept warm for the next one. */
 export class Tunnel {
   readonly id: string;
   readonly #host: TunnelHost;
@@ -42,7 +74,20 @@ export class Tunnel {
   #secureContext: SecureContext | AgentError;
   #dialTimeoutMs = 0;
   #endpoints: readonly Endpoint[] = [];
-  #warm: { upstream: Upstream; expiry: NodeJS.Timeout } | null = null;
+  /** Endpoints that went silent, until all have. */
+  readonly #silent = new Set<string>();
+  /** Sessions that stalled since a mount target last answered one. */
+  #stallsInARow = 0;
+  #retiring = false;
+  readonly #identities = new ProxyIdentities();
+  #bindForm: BindForm = 'current';
+  /** Mount targets that did not know how to bind, in a row. */
+  #bindFailures = 0;
+  #bindFromTick = 0;
+  #searchFromTick = 0;
+  /** As the last bind reply said. */
+  #scaleSettings: ScaleSettings | null = null;
+  #warm: { link: Link; expiry: NodeJS.Timeout } | null = null;
 
   constructor(id: string, host: TunnelHost) {
     this.id = id;
@@ -71,13 +116,34 @@ export class Tunnel {
     return this.#sessions.size + this.#taken.size;
   }
 
-  get totals(): SessionCounters {
-    const totals = { ...this.#past };
-    for (const session of this.#sessions) {
-      totals.bytesUp += session.counters.bytesUp;
-      totals.bytesDown += session.counters.bytesDown;
-    }
-    return totals;
+  get state(): TunnelState {
+    const open = [...this.#sessions].map((session) => session.state);
+    const sum = (key: keyof SessionCounters) =>
+      open.reduce((total, session) => total + session[key], this.#past[key]);
+    return {
+      tunnelId: this.id,
+      sessions: this.openSessions,
+      bytesUp: sum('bytesUp'),
+      bytesDown: sum('bytesDown'),
+      open,
+    };
+  }
+
+  tick(): void {
+    const limitTicks = planStallLimitTicks(this.#host.stallLimitTicks, this.#stallsInARow);
+    for (const session of this.#sessions) session.tick(limitTicks);
+  }
+
+  /** Ends every session when nothing of it is under way. */
+  retire(): void {
+    this.#retiring = true;
+    this.cool();
+    for (const session of this.#sessions) session.leave('retired');
+  }
+
+  /** After `retire`: sessions that are never quiet take no further requests. */
+  drain(): void {
+    for (const session of this.#sessions) session.drain();
   }
 
   /** Dials now, and keeps the connection for the first session. Reports `probe.done` or `probe.failed`. */
@@ -85,9 +151,10 @@ export class Tunnel {
     const aborting = new AbortController();
     this.#probing.add(aborting);
     try {
-      const upstream = await this.#dial(aborting.signal);
-      this.#keepWarm(upstream);
-      this.#host.report({ kind: 'probe.done', tunnelId: this.id, requestId, upstream: upstream.facts });
+      const link = await this.#open(aborting.signal);
+      this.#keepWarm(link);
+      const upstream = link.upstreams[0]!.facts;
+      this.#host.report({ kind: 'probe.done', tunnelId: this.id, requestId, upstream });
     } catch (thrown) {
       const error = asAgentError(thrown).toMessage();
       this.#host.report({ kind: 'probe.failed', tunnelId: this.id, requestId, error });
@@ -113,11 +180,32 @@ export class Tunnel {
     if (local === undefined) return;
     this.#taken.delete(sessionId);
     this.#log('info', 'session.accepted', { session: sessionId });
-    const session = new Session(local, {
+    let binding: Binding | null = null;
+    const session = new Session(sessionId, local, {
       budget: this.#host.budget,
       slabs: this.#host.slabs,
       random: this.#host.random,
-      connect: async (signal) => this.#takeWarm() ?? (await this.#dial(signal)),
+      nowTick: this.#host.nowTick,
+      connect: async (signal) => {
+        const link = await this.#connect(signal);
+        if (signal.aborted) this.#discard(link);
+        else binding = link.binding;
+        return link.upstreams;
+      },
+      scaling: () =>
+        binding === null
+          ? null
+          : {
+              settings: this.#scaleSettings,
+              limit: this.#host.maxConnections,
+              searchFromTick: this.#searchFromTick,
+            },
+      widen: async (signal) => {
+        const upstreams = await this.#search(sessionId, binding!, signal);
+        if (upstreams === null) session.destroy('moved');
+        return upstreams ?? [];
+      },
+      widened: (connections) => this.#log('info', 'session.widened', { session: sessionId, connections }),
       wantEndpoints: () => this.#host.report({ kind: 'endpoints.wanted', tunnelId: this.id }),
       dialFailed: (error, again) =>
         this.#log(again ? 'debug' : 'warn', 'upstream.failed', {
@@ -127,29 +215,136 @@ export class Tunnel {
         }),
       connected: (upstream) =>
         this.#host.report({ kind: 'session.connected', tunnelId: this.id, sessionId, upstream }),
-      closed: (cause, counters, error) => this.#sessionClosed(session, sessionId, cause, counters, error),
+      answered: () => {
+        this.#stallsInARow = 0;
+      },
+      stalled: (upstream, state) => this.#sessionStalled(upstream, state),
+      unparsed: () => this.#log('warn', 'session.unparsed', { session: sessionId }),
+      closed: (cause, counters, error) => {
+        this.#release(binding);
+        this.#sessionClosed(session, sessionId, cause, counters, error);
+      },
     });
     this.#sessions.add(session);
+    if (this.#retiring) session.leave('retired');
   }
 
-  /** Destroys everything. */
-  close(): void {
+  /** Destroys everything, for this reason. */
+  end(cause: SessionEnd): void {
     for (const aborting of this.#probing) aborting.abort();
     this.cool();
     for (const local of this.#taken.values()) local.on('error', () => {}).resetAndDestroy();
     this.#taken.clear();
-    for (const session of this.#sessions) session.destroy('tunnel-closed');
+    for (const session of this.#sessions) session.destroy(cause);
   }
 
-  /** Gives up the warm connection, if there is one. */
+  /** Gives up what is kept warm, if anything is. */
   cool(): void {
-    this.#takeWarm()?.socket.destroy();
+    const link = this.#takeWarm();
+    if (link !== null) this.#discard(link);
+  }
+
+  async #connect(signal: AbortSignal): Promise<Link> {
+    const warm = this.#takeWarm();
+    if (warm !== null) return warm;
+    // The first time another address may do better at once.
+    if (this.#stallsInARow > 1)
+      await wait(planDelayMs(this.#stallsInARow - 1, this.#host.random()), undefined, { signal });
+    return this.#open(signal);
+  }
+
+  /** One connection: bound, or unbound when the mount target does not know how to bind or anything about it is unusual. */
+  async #open(signal: AbortSignal): Promise<Link> {
+    const upstream = await this.#dial(signal);
+    if (this.#host.maxConnections <= 1 || this.#host.nowTick() < this.#bindFromTick)
+      return { upstreams: [upstream], binding: null };
+    const identity = this.#identities.take();
+    const reply = await this.#bind(upstream, identity);
+    this.#log('info', 'upstream.bind', {
+      endpoint: renderEndpoint(upstream.facts),
+      answer: reply.kind,
+      why: reply.kind === 'surprise' ? reply.why : null,
+      maxConnections: 'settings' in reply ? reply.settings.maxConnections : null,
+    });
+    if (signal.aborted) {
+      this.#discard({ upstreams: [upstream], binding: { identity, partition: null } });
+      throw new AgentError('interrupted', 'the connection is not wanted any more');
+    }
+    if ('settings' in reply) {
+      this.#bindFailures = 0;
+      const partition = reply.kind === 'ready' ? reply.partition : null;
+      if (reply.kind === 'refused') this.#searchFromTick = this.#host.nowTick() + searchPauseTicks;
+      return { upstreams: [upstream], binding: { identity, partition } };
+    }
+    this.#identities.giveBack(identity);
+    this.#bindFromTick =
+      this.#host.nowTick() + bindPauseTicks * 2 ** Math.min(this.#bindFailures, mostBindPauses);
+    this.#bindFailures += 1;
+    if (reply.kind === 'unsupported') return { upstreams: [upstream], binding: null };
+    upstream.socket.destroy();
+    return { upstreams: [await this.#dial(signal)], binding: null };
+  }
+
+  /** Binds in the form that was understood last, or else in the other one. */
+  async #bind(upstream: Upstream, identity: ProxyIdentity): Promise<BindReply> {
+    for (const form of [this.#bindForm, this.#bindForm === 'current' ? 'former' : 'current'] as const) {
+      const reply = await bindUpstream(upstream, form, identity, bindTimeoutMs);
+      if ('settings' in reply) {
+        this.#bindForm = form;
+        this.#scaleSettings = reply.settings;
+      }
+      if (reply.kind !== 'unsupported') return reply;
+    }
+    return { kind: 'unsupported' };
+  }
+
+  /** More connections for a session; null when they are of another partition and wait for the next session. */
+  async #search(
+    sessionId: number,
+    binding: Binding,
+    signal: AbortSignal,
+  ): Promise<readonly Upstream[] | null> {
+    this.#log('info', 'session.widening', { session: sessionId });
+    const result = await searchConnections({
+      open: async (searching) => {
+        const upstream = await this.#dial(searching);
+        const reply = await bindUpstream(upstream, this.#bindForm, binding.identity, bindTimeoutMs);
+        if ('settings' in reply) this.#scaleSettings = reply.settings;
+        return { upstream, reply };
+      },
+      partition: binding.partition,
+      settings: this.#scaleSettings!,
+      limit: this.#host.maxConnections,
+      random: this.#host.random,
+      signal,
+    });
+    if (result.kind === 'same') return result.upstreams;
+    if (result.kind === 'other') {
+      this.#keepWarm({
+        upstreams: result.upstreams,
+        binding: { identity: binding.identity, partition: result.partition },
+      });
+      return null;
+    }
+    this.#searchFromTick = this.#host.nowTick() + searchPauseTicks;
+    this.#log('info', 'session.not-widened', { session: sessionId, why: result.why });
+    return [];
+  }
+
+  #discard(link: Link): void {
+    for (const { socket } of link.upstreams) socket.destroy();
+    this.#release(link.binding);
+  }
+
+  #release(binding: Binding | null): void {
+    if (binding === null || this.#warm?.link.binding?.identity === binding.identity) return;
+    this.#identities.giveBack(binding.identity);
   }
 
   async #dial(signal: AbortSignal): Promise<Upstream> {
     if (this.#secureContext instanceof AgentError) throw this.#secureContext;
     const upstream = await dialUpstream({
-      endpoints: this.#endpoints,
+      endpoints: orderEndpoints(this.#endpoints, this.#wentSilent),
       serverName: this.#serverName,
       secureContext: this.#secureContext,
       timeoutMs: this.#dialTimeoutMs,
@@ -159,30 +354,47 @@ export class Tunnel {
     return upstream;
   }
 
-  #keepWarm(upstream: Upstream): void {
+  #keepWarm(link: Link): void {
     this.cool();
+    this.#warm = { link, expiry: setTimeout(() => this.cool(), warmMs) };
     const forget = (): void => {
-      if (this.#warm?.upstream === upstream) this.#takeWarm();
-      upstream.socket.destroy();
+      if (this.#warm?.link === link) this.cool();
     };
-    this.#warm = { upstream, expiry: setTimeout(forget, warmMs) };
-    const forgetIfWarm = (): void => {
-      if (this.#warm?.upstream === upstream) forget();
-    };
-    // A server that speaks first is none of ours.
-    upstream.readInto(() => {
-      forgetIfWarm();
-      return false;
-    });
-    upstream.socket.on('end', forgetIfWarm).on('error', forgetIfWarm).on('close', forgetIfWarm);
+    for (const upstream of link.upstreams) {
+      // A server that speaks first is none of ours.
+      upstream.readInto(() => {
+        forget();
+        return false;
+      });
+      upstream.socket.on('end', forget).on('error', forget).on('close', forget);
+    }
   }
 
-  #takeWarm(): Upstream | null {
+  #takeWarm(): Link | null {
     if (this.#warm === null) return null;
-    const { upstream, expiry } = this.#warm;
+    const { link, expiry } = this.#warm;
     clearTimeout(expiry);
     this.#warm = null;
-    return upstream;
+    return link;
+  }
+
+  readonly #wentSilent = (endpoint: Endpoint): boolean => this.#silent.has(renderEndpoint(endpoint));
+
+  #sessionStalled(upstream: UpstreamFacts, state: SessionState): void {
+    this.#stallsInARow += 1;
+    this.#silent.add(renderEndpoint(upstream));
+    if (this.#endpoints.every(this.#wentSilent)) {
+      this.#silent.clear();
+      this.#silent.add(renderEndpoint(upstream));
+    }
+    this.cool();
+    this.#log('warn', 'session.stalled', {
+      session: state.sessionId,
+      endpoint: renderEndpoint(upstream),
+      inFlight: state.inFlight,
+      oldestMs: state.oldestMs,
+      stallsInARow: this.#stallsInARow,
+    });
   }
 
   #sessionClosed(
@@ -195,7 +407,7 @@ export class Tunnel {
     this.#sessions.delete(session);
     this.#past.bytesUp += counters.bytesUp;
     this.#past.bytesDown += counters.bytesDown;
-    const unusual = cause === 'upstream-reset' || cause === 'upstream-unreachable';
+    const unusual = cause === 'upstream-reset' || cause === 'upstream-unreachable' || cause === 'stalled';
     this.#log(unusual ? 'warn' : 'info', 'session.closed', { session: sessionId, cause, ...counters, error });
     this.#host.report({ kind: 'session.closed', tunnelId: this.id, sessionId, cause, ...counters });
     this.#host.sessionGone();

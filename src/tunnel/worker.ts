@@ -6,18 +6,26 @@
  */
 import type { Socket } from 'node:net';
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
-import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
+import { tickMs } from '../core/stall.ts';
+import { version } from '../core/version.ts';
+import type { AgentToWorker, TunnelState, WorkerToAgent } from '../core/worker-protocol.ts';
 import { Budget } from './budget.ts';
 import { SlabPool } from './gather.ts';
+import { NextAgent } from './next-agent.ts';
 import { Tunnel, type TunnelHost } from './tunnel.ts';
 
 type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 type Start = Extract<AgentToWorker, { kind: 'start' }>;
-/** How long a dying worker waits for its last words to reach the agent. */
+/** How long a worker waits for its last words to reach the agent. */
 const lastWordsMs = 500;
 
 const tunnels = new Map<string, Tunnel>();
 let host: TunnelHost | null = null;
+let callbackSocket: string | null = null;
+let nextAgent: NextAgent | null = null;
+let retiring = false;
+let leaving = false;
+let ticks = 0;
 
 if (process.send === undefined) {
   process.stderr.write('efs-agent worker: is started by the agent, not by hand\n');
@@ -35,6 +43,13 @@ process.on('disconnect', () => {
     tunnel.startTakenSessions();
   }
   exitWhenIdle();
+  const serving = host;
+  if (callbackSocket === null || serving === null) return;
+  nextAgent = new NextAgent(callbackSocket, {
+    random: serving.random,
+    hello: () => ({ kind: 'hello', pid: process.pid, version, tunnels: tunnelStates() }),
+    receive: (message) => serve(message, undefined, serving),
+  });
 });
 // Whatever threw may have left a session half done: a new worker and reconnecting kernels are safer than going on.
 process.on('uncaughtException', (thrown) => die('worker.failed', asAgentError(thrown)));
@@ -58,16 +73,22 @@ function start(message: Start): void {
       return;
     }
   }
+  callbackSocket = message.callbackSocket;
   host = {
     budget: new Budget(message.budgetBytes),
     slabs: new SlabPool(),
     random: Math.random,
+    stallLimitTicks: Math.ceil(message.stallTimeoutMs / tickMs),
+    maxConnections: message.maxConnections,
+    nowTick: () => ticks,
     report,
     log,
-    sessionGone: () => {
-      if (!process.connected) exitWhenIdle();
-    },
+    sessionGone: exitWhenIdle,
   };
+  setInterval(() => {
+    ticks += 1;
+    for (const tunnel of tunnels.values()) tunnel.tick();
+  }, tickMs).unref();
   report({ kind: 'ready', pid: process.pid });
 }
 
@@ -76,13 +97,13 @@ function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefine
     report({
       kind: 'pong',
       sequence: message.sequence,
-      tunnels: [...tunnels.values()].map((tunnel) => ({
-        tunnelId: tunnel.id,
-        sessions: tunnel.openSessions,
-        ...tunnel.totals,
-      })),
+      tunnels: tunnelStates(),
       bufferedBytes: host.budget.heldBytes,
     });
+    return;
+  }
+  if (message.kind === 'retire') {
+    retire(message.deadlineMs);
     return;
   }
   const { tunnelId } = message;
@@ -112,14 +133,14 @@ function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefine
       return;
     case 'tunnel.close':
       tunnels.delete(tunnelId);
-      tunnel?.close();
+      tunnel?.end('tunnel-closed');
       report({ kind: 'tunnel.closed', tunnelId });
       return;
     case 'session.open': {
       const { sessionId } = message;
       // Node hands over no socket when the client has gone in the meantime.
-      if (tunnel === undefined || socket === undefined || socket === null) {
-        const cause = tunnel === undefined ? 'tunnel-closed' : 'local-reset';
+      if (tunnel === undefined || retiring || socket === undefined || socket === null) {
+        const cause = tunnel === undefined ? 'tunnel-closed' : retiring ? 'retired' : 'local-reset';
         socket?.on('error', () => {}).resetAndDestroy();
         report({ kind: 'session.closed', tunnelId, sessionId, cause, bytesUp: 0, bytesDown: 0 });
         return;
@@ -172,23 +193,51 @@ function ignoreSignals(): void {
   // Ctrl-C in a terminal reaches the whole group; the agent decides what becomes of its workers.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => {
-    for (const tunnel of tunnels.values()) tunnel.close();
+    for (const tunnel of tunnels.values()) tunnel.end('tunnel-closed');
     process.exit(0);
   });
 }
 
+function tunnelStates(): TunnelState[] {
+  return [...tunnels.values()].map((tunnel) => tunnel.state);
+}
+
+function retire(deadlineMs: number): void {
+  if (!retiring) log('info', 'worker.retiring', { deadlineMs });
+  retiring = true;
+  setTimeout(() => {
+    for (const tunnel of tunnels.values()) tunnel.drain();
+  }, deadlineMs / 2);
+  setTimeout(() => {
+    for (const tunnel of tunnels.values()) tunnel.end('retired');
+  }, deadlineMs);
+  for (const tunnel of tunnels.values()) tunnel.retire();
+  exitWhenIdle();
+}
+
+/** Nobody will give us another session: the last one that ends takes the worker along. */
 function exitWhenIdle(): void {
+  if (process.connected && !retiring) return;
   for (const tunnel of tunnels.values()) if (tunnel.openSessions > 0) return;
-  process.exit(0);
+  if (leaving) return;
+  leaving = true;
+  setTimeout(() => process.exit(0), lastWordsMs);
+  // Whoever brought us here may have something to say yet.
+  setImmediate(() => {
+    if (retiring) report({ kind: 'retired', pid: process.pid }, () => process.exit(0));
+    else process.exit(0);
+  });
 }
 
 function report(message: WorkerToAgent, sent: () => void = () => {}): void {
   // The callback also takes the error of a channel that closes meanwhile: 'disconnect' deals with that.
   if (process.connected) process.send!(message, undefined, undefined, sent);
+  else if (nextAgent === null) sent();
+  else nextAgent.send(message, sent);
 }
 
 function log(level: LogLevel, event: string, fields: Details): void {
-  if (process.connected) report({ kind: 'log', level, event, fields });
+  if (process.connected || nextAgent?.connected === true) report({ kind: 'log', level, event, fields });
   else process.stderr.write(renderLine(level, event, fields));
 }
 

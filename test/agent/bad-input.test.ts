@@ -42,7 +42,7 @@ const table: BadInput[] = [
     name: 'a malformed file system id',
     device: 'FS-12',
     status: 1,
-    stderr: `mount.efs: "FS-12" has a file system id in upper case [spec.malformed]
+    stderr: `mount.efs: "FS-12" is not a file system id: write its letters in lower case [spec.malformed]
   Write fs-<hex digits>[:/path], for example fs-0123abcd:/app.
 `,
   },
@@ -76,11 +76,11 @@ mount.efs: mount.nfs4 could not mount ${fileSystemId}:/ (${fileSystemId}.efs.us-
 `,
   },
   {
-    name: 'an option of the reference that is not built yet',
+    name: 'an option of the reference that cannot be honoured',
     options: `tls,${direct},ocsp`,
     status: 1,
     stderr: `mount.efs: Unsupported mount options detected: "ocsp" [option.unsupported]
-  Leave the option out; efs-agent never ignores an option silently.
+  Leave it out: efs-agent makes no OCSP check, and says so rather than skip one.
 `,
   },
   {
@@ -109,7 +109,7 @@ mount.efs: mount.nfs4 could not mount ${fileSystemId}:/ (${fileSystemId}.efs.us-
       await target.close();
     },
     status: 32,
-    stderr: `mount.efs: 127.0.0.1:{port} refused the connection after {n} ms [target.refused]
+    stderr: `mount.efs: Cannot connect to file system mount target ip address 127.0.0.1: 127.0.0.1:{port} refused the connection after {n} ms [target.refused]
   Check the address: nothing listens on that port there.
 `,
   },
@@ -127,7 +127,7 @@ mount.efs: mount.nfs4 could not mount ${fileSystemId}:/ (${fileSystemId}.efs.us-
       stage.configure([], [`mount_target_port = ${port}`, 'dial_timeout_sec = 1']);
     },
     status: 32,
-    stderr: `mount.efs: 127.0.0.1:{port} accepted the connection and did not finish the TLS handshake within {n} ms [target.silent]
+    stderr: `mount.efs: Cannot connect to file system mount target ip address 127.0.0.1: 127.0.0.1:{port} accepted the connection and did not finish the TLS handshake within {n} ms [target.silent]
   Allow TCP 2049 from this instance to the mount target in its security group, and check the route.
 `,
   },

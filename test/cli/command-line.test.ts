@@ -4,6 +4,8 @@ import { resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runCommandLine } from '../../src/cli/command-line.ts';
+import { listEffectiveSettings } from '../../src/core/config.ts';
+import type { EffectiveConfig } from '../../src/helper/config.ts';
 import {
   fileSystemId,
   type HelperStage,
@@ -24,7 +26,7 @@ afterEach(() => stage.close());
 
 test('--help names every command, --version the version', async () => {
   expect(await runCommandLine(['--help'], caller)).toBe(0);
-  for (const command of ['mount', 'umount', 'status', 'tunnel', 'agent', 'target'])
+  for (const command of ['mount', 'umount', 'status', 'whoami', 'config', 'tunnel', 'agent', 'target'])
     expect(caller.out).toContain(`efs-agent ${command}`);
 
   const second = stage.caller();
@@ -80,6 +82,87 @@ test('status --json is what the agent said', async () => {
   expect(JSON.parse(caller.out)).toEqual(said);
 });
 
+test('config shows each value and where it comes from, and says on stderr what has no meaning any more', async () => {
+  stage.write('efs-utils.conf', '[mount]\nregion = eu-west-1\n[mount-watchdog]\npoll_interval_sec = 7\n');
+  const environment = { ...stage.environment, EFS_AGENT_CONFIG: `${stage.directory}/efs-utils.conf` };
+  const one = stage.caller({ program: 'efs-agent', environment });
+
+  expect(await runCommandLine(['config'], one)).toBe(0);
+
+  expect(one.out).toContain(`# ${stage.directory}/efs-utils.conf:2\nregion = eu-west-1\n`);
+  expect(one.out).toContain('# default\ndns_name_suffix = amazonaws.com\n');
+  expect(one.out).toContain('# default\n#az_id =\n');
+  expect(one.out).toContain(`:4, has no effect\npoll_interval_sec = 7\n`);
+  expect(one.error).toBe(
+    `efs-agent: ${stage.directory}/efs-utils.conf:4: [mount-watchdog] poll_interval_sec has no effect: the agent watches events\n`,
+  );
+});
+
+test('config --json tells the same to programs, and what config prints is a configuration file', async () => {
+  stage.write('efs-utils.conf', '[mount]\nregion = eu-west-1\n');
+  const environment = { ...stage.environment, EFS_AGENT_CONFIG: `${stage.directory}/efs-utils.conf` };
+  const json = stage.caller({ program: 'efs-agent', environment });
+  const text = stage.caller({ program: 'efs-agent', environment });
+
+  await runCommandLine(['config', '--json'], json);
+  await runCommandLine(['config'], text);
+
+  const shown = JSON.parse(json.out) as EffectiveConfig;
+  expect(shown.settings).toContainEqual(
+    expect.objectContaining({
+      section: 'mount',
+      key: 'region',
+      value: 'eu-west-1',
+      origin: { kind: 'file', path: `${stage.directory}/efs-utils.conf`, line: 2 },
+    }),
+  );
+  const again = listEffectiveSettings([{ path: 'again', text: text.out }]);
+  const plain = (some: EffectiveConfig['settings']) =>
+    some.map(({ section, key, value }) => `${section} ${key} ${value}`).sort();
+  expect(plain(again)).toEqual(plain(shown.settings));
+});
+
+test('config explains a broken file', async () => {
+  stage.write('efs-utils.conf', '[mount]\nregion = 5%\n');
+  const environment = { ...stage.environment, EFS_AGENT_CONFIG: `${stage.directory}/efs-utils.conf` };
+  const one = stage.caller({ program: 'efs-agent', environment });
+
+  expect(await runCommandLine(['config'], one)).toBe(2);
+  expect(one.error).toContain(
+    `${stage.directory}/efs-utils.conf:2: a % must be written %% or %(name)s [config.malformed]`,
+  );
+});
+
+test('whoami shows source, ARN and expiry', async () => {
+  const identity = {
+    source: 'metadata:efs-client',
+    accessKeyId: 'ASIAEXAMPLE',
+    arn: 'arn:aws:sts::111122223333:assumed-role/efs-client/i-0123456789abcdef0',
+    expiresAtMs: Date.now() + 3_600_500,
+  };
+  const conversations = await stage.listen((_message, reply) => reply({ kind: 'identity', identity }));
+
+  expect(await runCommandLine(['whoami', 'mnt', '--region', 'us-east-1'], caller)).toBe(0);
+
+  expect(caller.out).toMatch(
+    /^arn +arn:aws:sts:.*\naccess key +ASIAEXAMPLE\nsource +metadata:efs-client\nexpires +20.*Z \(in 1 h 0 min\)\n$/,
+  );
+  expect(conversations[0]!.messages).toMatchObject([
+    { kind: 'whoami', mountPoint: stage.mountPoint, region: 'us-east-1' },
+  ]);
+  const json = stage.caller({ program: 'efs-agent' });
+  await runCommandLine(['whoami', '--json'], json);
+  expect(JSON.parse(json.out)).toEqual(identity);
+});
+
+test('whoami of a mount without iam is nobody', async () => {
+  await stage.listen((_message, reply) => reply({ kind: 'identity', identity: null }));
+
+  await runCommandLine(['whoami', 'mnt'], caller);
+
+  expect(caller.out).toBe('anonymous (without the option iam)\n');
+});
+
 test('a tunnel prints exactly its address and ends with 0 when it is interrupted', async () => {
   const conversations = await stage.listen(mountScript());
   const running = runCommandLine(['tunnel', fileSystemId, '-o', 'tls'], caller);
@@ -103,6 +186,11 @@ test('a tunnel whose agent goes away ends with 2', async () => {
 
   expect(status).toBe(2);
   expect(caller.error).toContain('[agent.unreachable]');
+});
+
+test('a tunnel without tls is refused', async () => {
+  expect(await runCommandLine(['tunnel', fileSystemId], caller)).toBe(1);
+  expect(caller.error).toContain('The "tls" option is required for a tunnel [option.requires]');
 });
 
 test('a tunnel refuses NFS options', async () => {

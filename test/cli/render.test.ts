@@ -30,6 +30,7 @@ test('a tunnel without a mount shows its port, an anonymous one that it is, and 
   const text = renderStatus(
     statusOf(null, {
       state: 'tunnel',
+      iam: false,
       identity: null,
       tlsVersion: null,
       lastError: { code: 'target.silent', message: 'no answer', details: {} },
@@ -78,4 +79,14 @@ test('a duration has its two largest units', () => {
     '1 h 0 min',
     '1 d 1 h',
   ]);
+});
+
+test('a mount without tls is shown as what it is', () => {
+  const text = renderStatus(
+    statusOf('/mnt/efs', { tls: false, port: null, identity: null, path: '/app' }),
+    0,
+  );
+
+  expect(text).toContain('  10.1.1.6, /app: no tunnel, not encrypted (tls was not given)\n');
+  expect(text).not.toContain('anonymous');
 });

@@ -5,6 +5,7 @@ import {
   type Config,
   configuredCaFile,
   configuredSuffix,
+  listEffectiveSettings,
   parseConfig,
   settings,
   settingsWithoutEffect,
@@ -27,6 +28,8 @@ test('without a file every value is the shipped default', () => {
     dnsNameSuffix: 'amazonaws.com',
     region: null,
     caFile: '/etc/amazon/efs/efs-utils.crt',
+    zoneId: null,
+    checkOcsp: false,
     fipsMode: false,
     portRangeLower: 20_049,
     portRangeUpper: 21_049,
@@ -158,7 +161,8 @@ test.each([
   '[mount]\nport_range_lower_bound = 21049',
   '[mount]\nport_range_upper_bound = 65537',
   '[mount]\nstunnel_cafile =\n  /a\n  /b',
-  '[mount]\nstunnel_check_cert_validity = true',
+  '[mount]\nstunnel_check_cert_validity = maybe',
+  '[mount]\naz_id = Use1',
   '[mount.us-east-1]\ndns_name_suffix = a b',
   '[agent]\ndial_timeout_sec = 0',
   '[agent]\nmetadata_endpoint = file:///x',
@@ -208,6 +212,80 @@ test('a key without effect is warned about only when it says something else than
     if (value !== null) expect(configOf(`[${section}]\n${key} = ${value}`).warnings).toEqual([]);
     expect(configOf(`[${section}]\n${key} = other`).warnings).toHaveLength(1);
   }
+});
+
+test('OCSP in the configuration is warned about', () => {
+  const config = configOf('[mount]\nstunnel_check_cert_validity = true');
+
+  expect(config.checkOcsp).toBe(true);
+  expect(config.warnings).toEqual([
+    expect.stringContaining('every mount with tls is refused unless it has noocsp'),
+  ]);
+});
+
+test('each key of the reference has the value of the specification when no file names it', () => {
+  const shippedValues: [key: string, value: string | null][] = [
+    ['logging_level', 'INFO'],
+    ['dns_name_format', '{az}.{fs_id}.efs.{region}.{dns_name_suffix}'],
+    ['dns_name_suffix', 'amazonaws.com'],
+    ['region', null],
+    ['az_id', null],
+    ['stunnel_cafile', '/etc/amazon/efs/efs-utils.crt'],
+    ['stunnel_check_cert_validity', 'false'],
+    ['fips_mode_enabled', 'false'],
+    ['port_range_lower_bound', '20049'],
+    ['port_range_upper_bound', '21049'],
+    ['optimize_readahead', 'true'],
+    ['fall_back_to_mount_target_ip_address_enabled', 'true'],
+    ['disable_fetch_ec2_metadata_token', 'false'],
+    ['retry_nfs_mount_command', 'true'],
+    ['retry_nfs_mount_command_count', '3'],
+    ['retry_nfs_mount_command_timeout_sec', '15'],
+    ['source', null],
+  ];
+  const listed = listEffectiveSettings([]);
+
+  for (const [key, value] of shippedValues) {
+    expect(
+      listed.find((one) => one.key === key),
+      key,
+    ).toMatchObject({ value, origin: { kind: 'default' } });
+  }
+});
+
+test('every key of a file is listed with its place, also one without effect', () => {
+  for (const { section, key, shipped: value } of [...Object.values(settings), ...settingsWithoutEffect]) {
+    const text =
+      value ??
+      (key === 'metadata_endpoint' ? 'http://[::1]:1338' : key === 'az_id' ? 'use1-az1' : 'us-east-1');
+    const listed = listEffectiveSettings([{ path, text: `[${section}]\n${key} = ${text}\n` }]);
+
+    expect(listed.find((one) => one.section === section && one.key === key)).toMatchObject({
+      value: text,
+      origin: { kind: 'file', path, line: 2 },
+    });
+  }
+});
+
+/** Files as they are found on machines: older packages, the CSI driver, hands. */
+test.each([
+  [
+    'the file of an early package',
+    '[DEFAULT]\nlogging_level = INFO\nlogging_max_bytes = 1048576\nlogging_file_count = 10\n\n[mount]\ndns_name_format = {fs_id}.efs.{region}.amazonaws.com\nstunnel_debug_enabled = false\n\nstunnel_check_cert_hostname = true\nstunnel_check_cert_validity = false\n\nport_range_lower_bound = 20049\nport_range_upper_bound = 20449\n\n[mount-watchdog]\nenabled = true\npoll_interval_sec = 1\nunmount_grace_period_sec = 30\n',
+    { portRangeUpper: 20_449, dnsNameFormat: '{fs_id}.efs.{region}.amazonaws.com' },
+  ],
+  [
+    'the file of the CSI driver',
+    '[DEFAULT]\nlogging_level = INFO\nstate_file_dir_mode = 750\n[mount]\ndns_name_format = {az}.{fs_id}.efs.{region}.{dns_name_suffix}\ndns_name_suffix = amazonaws.com\nregion = eu-west-1\nfall_back_to_mount_target_ip_address_enabled = true\n[client-info]\nsource=k8s\n[mount-watchdog]\nenabled = true\ntls_cert_renewal_interval_min = 60\n[cloudwatch-log]\nlog_group_name = /aws/efs/utils\n',
+    { region: 'eu-west-1', clientSource: 'k8s' },
+  ],
+  [
+    'a file with names from other keys',
+    '[DEFAULT]\nbase = amazonaws.com\nregion = us-gov-west-1\n[mount]\ndns_name_suffix = %(base)s\n',
+    { dnsNameSuffix: 'amazonaws.com', region: 'us-gov-west-1' },
+  ],
+])('%s is read', (_what, text, expected) => {
+  expect(configOf(text)).toMatchObject(expected);
 });
 
 test('a log level that is none means INFO, with a warning', () => {

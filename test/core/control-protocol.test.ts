@@ -12,22 +12,12 @@ import {
   protocolVersion,
 } from '../../src/core/control-protocol.ts';
 import { AgentError } from '../../src/core/errors.ts';
-import type { MountSpec } from '../../src/core/mount-spec.ts';
+import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
 
-const spec: MountSpec = {
-  remote: { kind: 'file-system', id: 'fs-0123456789abcdef0' },
-  path: '/',
-  tls: true,
-  iam: false,
-  accessPoint: null,
-  region: null,
-  mountTargetIp: null,
-  tlsPort: null,
-  caFile: null,
-  awsCredsUri: null,
-  awsProfile: null,
-  nfsOptions: [],
-};
+const spec = parseMountSpec(
+  'fs-0123456789abcdef0:/app',
+  parseOptions('tls,iam,region=us-east-1,rw,timeo=600'),
+);
 
 const path = fc.string().map((text) => `/${text.replaceAll('\0', '')}`);
 const version = fc.constant(protocolVersion);
@@ -49,6 +39,20 @@ const anyMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
   }),
   fc.record({ kind: fc.constant('unmounted' as const), version, mountPoint: path }),
   fc.record({ kind: fc.constant('status' as const), version }),
+  fc.record({
+    kind: fc.constant('compare' as const),
+    version,
+    spec: fc.constant(spec),
+    mountPoint: path,
+    environment,
+  }),
+  fc.record({
+    kind: fc.constant('whoami' as const),
+    version,
+    mountPoint: fc.option(path),
+    region: fc.option(fc.string()),
+    environment,
+  }),
 );
 
 function codeOf(run: () => unknown): string {

@@ -4,8 +4,11 @@ import {
   isFileSystemId,
   isHostName,
   isRegionName,
+  isZoneName,
+  orderByNearness,
   parseFileSystemName,
   planDnsName,
+  regionInFormat,
   tlsServerName,
 } from '../../src/core/endpoint.ts';
 
@@ -34,6 +37,80 @@ test('the shipped template with a zone gives the zonal name', () => {
   expect(planDnsName({ ...parts, zone: 'us-east-1a' })).toBe(
     'us-east-1a.fs-0123abcd.efs.us-east-1.amazonaws.com',
   );
+});
+
+test("the name of another account's file system begins with our zone id, whatever the template says", () => {
+  const name = planDnsName({ ...parts, format: '{fs_id}.x', crossAccountZoneId: 'use1-az4' });
+
+  expect(name).toBe('use1-az4.fs-0123abcd.efs.us-east-1.amazonaws.com');
+  expect(tlsServerName(name, 'fs-0123abcd')).toBe('fs-0123abcd.efs.us-east-1.amazonaws.com');
+});
+
+test.each([
+  ['{fs_id}.efs.eu-west-1.{dns_name_suffix}', 'eu-west-1'],
+  ['{fs_id}.efs.eu-west-1.amazonaws.com', 'eu-west-1'],
+  ['{az}.{fs_id}.efs.{region}.{dns_name_suffix}', null],
+  ['{fs_id}.nfs.example.org', null],
+  ['{fs_id}', null],
+  ['{fs_id}.{dns_name_suffix}', null],
+])('the region in the template %s is %s', (format, region) => {
+  expect(regionInFormat(format)).toBe(region);
+});
+
+test('a template tells a region name or none', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.constantFrom('.', '{region}', '{dns_name_suffix}', 'amazonaws.com', 'eu-1', 'X'), {
+        maxLength: 8,
+      }),
+      (pieces) => {
+        const region = regionInFormat(pieces.join(''));
+
+        expect(region === null || isRegionName(region)).toBe(true);
+      },
+    ),
+  );
+});
+
+const networks = [
+  { address: '10.1.1.10', prefixBits: 24 },
+  { address: 'fd00:1::5', prefixBits: 64 },
+  { address: 'fe80::1%eth0', prefixBits: 64 },
+];
+
+test('addresses in a network of this machine come first, the others keep their order', () => {
+  expect(orderByNearness(['10.2.0.1', '10.1.1.200', 'fd00:2::1', 'fd00:1::9'], networks)).toEqual([
+    '10.1.1.200',
+    'fd00:1::9',
+    '10.2.0.1',
+    'fd00:2::1',
+  ]);
+  expect(orderByNearness(['10.2.0.1', '10.3.0.1'], [])).toEqual(['10.2.0.1', '10.3.0.1']);
+  expect(
+    orderByNearness(['::ffff:10.1.1.1', '10.1.0.1'], [{ address: '::ffff:10.1.1.9', prefixBits: 120 }]),
+  ).toEqual(['::ffff:10.1.1.1', '10.1.0.1']);
+});
+
+test('ordering addresses never loses, adds or doubts one', () => {
+  const address = fc.oneof(fc.ipV4(), fc.ipV6(), fc.string({ maxLength: 12 }));
+  const network = fc.record({ address, prefixBits: fc.nat(128) });
+  fc.assert(
+    fc.property(fc.uniqueArray(address), fc.array(network, { maxLength: 3 }), (addresses, some) => {
+      expect(orderByNearness(addresses, some).toSorted()).toEqual(addresses.toSorted());
+    }),
+  );
+});
+
+test.each([
+  ['us-east-1a', true],
+  ['use1-az4', true],
+  ['us-east-1-bos-1a', true],
+  ['', false],
+  ['-a', false],
+  ['a.b', false],
+  ['A', false],
+])('the zone %j is well formed: %s', (name, wellFormed) => {
+  expect(isZoneName(name)).toBe(wellFormed);
 });
 
 test('region and suffix may be written into the template', () => {

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { AgentError } from '../../src/core/errors.ts';
 import {
   checkMountSpec,
+  describeDifferences,
   formatOptions,
   isAddressLiteral,
   parseHelperArgv,
@@ -216,11 +217,17 @@ test('the mount of the walk-through is understood', () => {
     iam: true,
     accessPoint: null,
     region: null,
+    zone: null,
+    crossAccount: false,
     mountTargetIp: null,
+    networkNamespace: null,
     tlsPort: null,
     caFile: null,
+    noOcsp: false,
     awsCredsUri: null,
     awsProfile: null,
+    roleArn: null,
+    jwtPath: null,
     nfsOptions: [
       { name: 'rw', value: null },
       { name: '_netdev', value: null },
@@ -288,10 +295,33 @@ test.each([
   ['tls,tlsport=0', 'option.malformed', 'between 1 and 65535'],
   ['tls,region=US', 'region.malformed', 'Invalid "region" mount option specified'],
   ['tls,mounttargetip=name', 'option.malformed', 'is not an IPv4 or IPv6 address'],
-  ['tls,capath=/x,az=us-east-1a', 'option.unsupported', 'Unsupported mount options detected: "capath", "az"'],
-  ['', 'option.unsupported', 'without the "tls" option'],
-  ['notls', 'option.unsupported', 'without the "tls" option'],
-  ['port=2049', 'option.unsupported', 'without the "tls" option'],
+  [
+    'tls,capath=/x,azid=use1-az1',
+    'option.unsupported',
+    'Unsupported mount options detected: "capath", "azid"',
+  ],
+  ['tls,ocsp,noocsp', 'option.conflict', 'options are mutually exclusive'],
+  ['tls,iam,awscredsuri=/x,rolearn=r', 'option.conflict', 'options are mutually exclusive'],
+  ['tls,iam,awsprofile=p,rolearn=r', 'option.conflict', 'options are mutually exclusive'],
+  ['tls,crossaccount,mounttargetip=10.0.0.1', 'option.conflict', 'are incompatible'],
+  ['tlsport=20100', 'option.requires', 'The "tls" option is required when mounting with "tlsport"'],
+  ['cafile=/x', 'option.requires', 'The "tls" option is required when mounting with "cafile"'],
+  ['verify=2', 'option.requires', 'The "tls" option is required when mounting with "verify"'],
+  ['tls,rolearn=arn:aws:iam::111122223333:role/r,jwtpath=/t', 'option.requires', 'with "rolearn"'],
+  ['tls,jwtpath=/t', 'option.requires', 'with "jwtpath"'],
+  ['tls,iam,jwtpath=/t', 'option.requires', 'The "rolearn" option is required when mounting with "jwtpath"'],
+  [
+    'tls,iam,rolearn=arn:aws:iam::111122223333:role/r',
+    'option.requires',
+    'The "jwtpath" option is required when mounting with "rolearn"',
+  ],
+  ['tls,iam,rolearn=efs-client,jwtpath=/t', 'option.malformed', 'rolearn efs-client is malformed'],
+  ['tls,az=us-east-1a.x', 'option.malformed', 'az us-east-1a.x is malformed'],
+  ['tls,netns=blue', 'option.malformed', 'netns blue is malformed'],
+  ['tls,verify=x', 'option.malformed', 'verify option x is not an integer'],
+  ['tls,verify=0', 'option.unsupported', 'verify=0 would accept any server'],
+  ['tls,verify=3', 'option.unsupported', 'verify=3 is not supported'],
+  ['tls,stunnel=5', 'option.malformed', 'takes no value'],
   ['tls=no', 'option.malformed', 'takes no value'],
 ])('the options "%s" are refused with %s', (options, code, fragment) => {
   const failure = failureOf(() => specOf(options));
@@ -300,38 +330,152 @@ test.each([
   expect(failure.message).toContain(fragment);
 });
 
-test.each(['accesspoint', 'region', 'mounttargetip', 'tlsport', 'cafile', 'awscredsuri', 'awsprofile'])(
-  'the option %s without a value is refused by its name',
+test.each([
+  ...['accesspoint', 'region', 'az', 'mounttargetip', 'netns', 'tlsport', 'verify', 'cafile', 'awscredsuri'],
+  ...['awsprofile', 'rolearn', 'jwtpath'],
+])('the option %s without a value is refused by its name', (name) => {
+  for (const text of [name, `${name}=`, `${name}=""`]) {
+    const failure = failureOf(() => specOf(`tls,iam,${text}`));
+    expect(failure).toMatchObject({ code: 'option.malformed' });
+    expect(failure.message).toContain(`"${name}" option needs a value`);
+  }
+});
+
+test.each(['ocsp', 'capath', 'fsap', 'azid'])(
+  'the option %s is refused by its name, with what to do',
   (name) => {
-    for (const text of [name, `${name}=`, `${name}=""`]) {
-      const failure = failureOf(() => specOf(`tls,iam,${text}`));
-      expect(failure).toMatchObject({ code: 'option.malformed' });
-      expect(failure.message).toContain(`"${name}" option needs a value`);
+    for (const options of [name, `${name}=1`, `tls,${name}=1`]) {
+      const failure = failureOf(() => specOf(options));
+
+      expect(failure.code).toBe('option.unsupported');
+      expect(failure.message).toBe(`Unsupported mount options detected: "${name}"`);
+      expect(failure.details['hint']).toMatch(/\.$/);
     }
   },
 );
 
-test.each([
-  'az',
-  'crossaccount',
-  'netns',
-  'rolearn',
-  'jwtpath',
-  'verify',
-  'ocsp',
-  'noocsp',
-  'stunnel',
-  'capath',
-  'fsap',
-  'azid',
-  'nodirects3read',
-  'nos3readcache',
-])('the option %s is refused by its name and never ignored', (name) => {
-  for (const text of [name, `${name}=1`]) {
-    const failure = failureOf(() => specOf(`tls,${text}`));
-    expect(failure.code).toBe('option.unsupported');
-    expect(failure.message).toContain(`"${name}"`);
-  }
+/** Specification 1.5, row by row: what an option means in the mount that is asked for. */
+test.each<[string, Partial<ReturnType<typeof specOf>>]>([
+  ['', { tls: false, iam: false, nfsOptions: [] }],
+  ['tls', { tls: true, iam: false }],
+  ['notls', { tls: false }],
+  ['tls,iam', { iam: true }],
+  [`tls,accesspoint=${accessPoint}`, { accessPoint }],
+  ['tls,iam,awsprofile=my profile', { awsProfile: 'my profile' }],
+  ['tls,iam,awscredsuri=/v2/x', { awsCredsUri: '/v2/x' }],
+  [
+    'tls,iam,rolearn=arn:aws-cn:iam::111122223333:role/a/b,jwtpath=/var/run/token',
+    { roleArn: 'arn:aws-cn:iam::111122223333:role/a/b', jwtPath: '/var/run/token' },
+  ],
+  ['region=eu-west-1', { region: 'eu-west-1' }],
+  ['az=us-east-1a', { zone: 'us-east-1a' }],
+  ['crossaccount', { crossAccount: true }],
+  ['crossaccount,az=us-east-1a', { crossAccount: true, zone: 'us-east-1a' }],
+  ['mounttargetip=10.0.0.1', { mountTargetIp: '10.0.0.1' }],
+  ['mounttargetip=fd00::7', { mountTargetIp: 'fd00::7' }],
+  ['netns=/proc/7/ns/net', { networkNamespace: '/proc/7/ns/net' }],
+  ['tls,tlsport=20100', { tlsPort: 20_100 }],
+  ['port=2050', { tls: false, nfsOptions: [{ name: 'port', value: '2050' }] }],
+  ['tls,verify=2', { tls: true, nfsOptions: [] }],
+  ['tls,verify=1', { tls: true, nfsOptions: [] }],
+  ['tls,noocsp', { noOcsp: true, nfsOptions: [] }],
+  ['tls,cafile=/etc/ca.pem', { caFile: '/etc/ca.pem' }],
+  ['tls,stunnel', { tls: true, nfsOptions: [] }],
+  ['stunnel', { tls: false, nfsOptions: [] }],
+  ['tls,nodirects3read,nos3readcache', { nfsOptions: [] }],
+  ['tls,remount,ro', { nfsOptions: parseOptions('remount,ro') }],
+  ['tls,mountport=2049,nconnect=4', { nfsOptions: parseOptions('mountport=2049,nconnect=4') }],
+  [
+    'tls,_netdev,nofail,actimeo=3,sec=sys,lookupcache=none,bind,context="a:b,c"',
+    { nfsOptions: parseOptions('_netdev,nofail,actimeo=3,sec=sys,lookupcache=none,bind,context="a:b,c"') },
+  ],
+])('the options "%s" ask for what the table says', (options, expected) => {
+  expect(specOf(options)).toMatchObject(expected);
+});
+
+const anyOption = fc.oneof(
+  fc.constantFrom(
+    ...[
+      'tls',
+      'notls',
+      'iam',
+      'stunnel',
+      'ocsp',
+      'noocsp',
+      'crossaccount',
+      'nodirects3read',
+      'verify=2',
+      'port=1',
+    ],
+    ...[
+      'region=us-east-1',
+      'az=us-east-1a',
+      `accesspoint=${accessPoint}`,
+      'mounttargetip=::1',
+      'netns=/x',
+      'ro',
+    ],
+    ...[
+      'tlsport=1',
+      'cafile=/x',
+      'awsprofile=p',
+      'awscredsuri=/x',
+      'jwtpath=/t',
+      'fsap',
+      'capath',
+      'remount',
+      'a=b=c',
+    ],
+    ...[
+      'rolearn=arn:aws:iam::111122223333:role/r',
+      'region',
+      'tlsport=x',
+      'rsize=x',
+      'context="a,b"',
+      '=',
+      '"',
+    ],
+  ),
+  fc.string({ maxLength: 8 }),
+);
+
+test('any list of options is a mount or one error of the table, and no option of ours reaches mount.nfs4', () => {
+  fc.assert(
+    fc.property(fc.array(anyOption, { maxLength: 8 }), (options) => {
+      try {
+        const spec = specOf(options.join(','));
+        expect(spec.iam || spec.accessPoint !== null ? spec.tls : true).toBe(true);
+        for (const { name } of spec.nfsOptions)
+          expect(name).not.toMatch(
+            /^(no)?tls$|^iam$|^accesspoint$|^(no)?ocsp$|^stunnel$|^verify$|^netns$|^fsap$/,
+          );
+      } catch (error) {
+        expect(error).toBeInstanceOf(AgentError);
+        expect((error as AgentError).code).toMatch(/^(option|region|access-point|spec)\./);
+      }
+    }),
+    { numRuns: 2_000 },
+  );
+});
+
+test('two mounts differ in what they show, or only in the way to it', () => {
+  const there = specOf('tls,iam,tlsport=20100');
+
+  expect(describeDifferences(there, there)).toEqual({ data: [], way: [] });
+  expect(describeDifferences(there, specOf('tls,iam'))).toEqual({
+    data: [],
+    way: ['tlsport is 20100 there and not given here'],
+  });
+  expect(
+    describeDifferences(there, specOf(`tls,tlsport=20100,accesspoint=${accessPoint}`, `${fileSystem}:/a`)),
+  ).toEqual({
+    data: [
+      'the directory is / there and /a here',
+      'iam is given there and not given here',
+      `accesspoint is not given there and ${accessPoint} here`,
+    ],
+    way: [],
+  });
 });
 
 test('a mount target address may be IPv6, with or without brackets', () => {
@@ -381,7 +525,7 @@ test('a mount spec with a field missing or of another kind is a protocol error',
   fc.assert(
     fc.property(
       specs,
-      fc.nat(11),
+      fc.nat(17),
       fc.constantFrom<unknown>(
         undefined,
         7.5,

@@ -26,7 +26,7 @@ const states = fc
   .record({
     mountPoint: fc.string().map((text) => `/${text}`),
     path: fc.string().map((text) => `/${text}`),
-    port: fc.integer({ min: 1, max: 65_535 }),
+    port: fc.option(fc.integer({ min: 1, max: 65_535 })),
     createdAtMs: fc.nat(),
     accessPointId: fc.constantFrom(null, 'fsap-0123456789abcdef0'),
     environment: fc.constantFrom({}, { AWS_PROFILE: 'efs' }),
@@ -101,6 +101,10 @@ test.each([
   ['/mnt/../srv//x/./y/', 'fs-1.srv.x.y.20575'],
 ])('the mount on %s is named %s, as in the reference', (mountPoint, name) => {
   expect(planMountId('fs-1', mountPoint, 20_575)).toBe(name);
+});
+
+test('a mount without a tunnel has a name without a port', () => {
+  expect(planMountId('fs-1', '/mnt/efs', null)).toBe('fs-1.mnt.efs.direct');
 });
 
 test('the name of any mount fits a file, and two long mount points do not share one', () => {

@@ -1,7 +1,12 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { type MountOption, parseOptions } from '../../src/core/mount-spec.ts';
-import { planNfsOptions, planReadAheadKib } from '../../src/core/nfs-options.ts';
+import {
+  honoursReadAhead,
+  planNfsOptions,
+  planReadAheadKib,
+  planRemountOptions,
+} from '../../src/core/nfs-options.ts';
 
 const names = fc.constantFrom(
   ...[
@@ -77,6 +82,34 @@ test('any options: the user first and in order, each default only where it is le
       expect(items).toEqual([...own, ...expectedDefaults(user.map(({ name }) => name)), `port=${port}`]);
     }),
   );
+});
+
+test("without a tunnel the port is the user's, or none", () => {
+  expect(planNfsOptions(parseOptions('port=2050,ro,nfsvers=4.1'), null)).toBe(
+    'port=2050,ro,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport',
+  );
+});
+
+test('a remount names what is to change, the version and the port, and no default the kernel would refuse', () => {
+  expect(planRemountOptions(parseOptions('remount,ro'), 20_575)).toBe('remount,ro,nfsvers=4.1,port=20575');
+  expect(planRemountOptions(parseOptions('remount,vers=4.0,port=1'), 20_575)).toBe(
+    'remount,vers=4.0,port=20575',
+  );
+  expect(planRemountOptions(parseOptions('remount'), null)).toBe('remount,nfsvers=4.1');
+});
+
+test.each([
+  ['5.4.0-1045-aws', true],
+  ['5.10.0', true],
+  ['6.1', true],
+  ['10.0.1', true],
+  ['5.3.18-lp152', false],
+  ['4.18.0-553.el8.x86_64', false],
+  ['4.19', false],
+  ['', false],
+  ['unknown', false],
+])('the kernel %j honours the read-ahead: %s', (release, honoured) => {
+  expect(honoursReadAhead(release)).toBe(honoured);
 });
 
 test('the read-ahead is fifteen reads', () => {

@@ -31,7 +31,11 @@ test.each([
   [[], 1, `mount.efs: expected a file system and a directory, got 0 operands [usage]\n  ${usage}\n`],
   [[fs, '/', '--bogus'], 1, 'mount.efs: unknown option --bogus [usage]\n  Run efs-agent --help.\n'],
   [[fs, '/', '-o'], 1, 'mount.efs: option -o needs a value [usage]\n  Run efs-agent --help.\n'],
-  [['FS-0', '/', '-o', 'tls'], 1, /^mount\.efs: .*upper case.* \[spec\.malformed\]\n {2}Write fs-/],
+  [
+    ['FS-0', '/', '-o', 'tls'],
+    1,
+    /^mount\.efs: "FS-0" is not a file system id: write its letters in lower case \[spec\.malformed\]\n {2}Write fs-/,
+  ],
   [
     [fs, '/', '-o', 'tls,port=2'],
     1,

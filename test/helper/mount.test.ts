@@ -1,6 +1,7 @@
-import { chmodSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { ServedMount } from '../../src/core/control-protocol.ts';
 import { runMountHelper } from '../../src/helper/program.ts';
 import {
   fileSystemId,
@@ -8,7 +9,6 @@ import {
   isAlive,
   mountScript,
   openHelperStage,
-  statusOf,
   type TestCaller,
 } from './stage.ts';
 
@@ -258,9 +258,18 @@ test('a failure the agent reports is shown with its code, and mount.nfs4 is not 
   expect(stage.calls('mount')).toEqual([]);
 });
 
-test('the same file system mounted there already is fine and said on standard output', async () => {
+const served = (changes: Partial<ServedMount> = {}): ServedMount => ({
+  description: `${fileSystemId}:/`,
+  differences: [],
+  tunnelDifferences: [],
+  port: 20_049,
+  server: '127.0.0.1',
+  ...changes,
+});
+
+test('the same mount there already is fine and said on standard output', async () => {
   showMount();
-  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf(stage.mountPoint) }));
+  const conversations = await stage.listen(mountScript({ served: served() }));
 
   const status = await mount();
 
@@ -269,27 +278,172 @@ test('the same file system mounted there already is fine and said on standard ou
     out: `${stage.mountPoint} is already mounted\n`,
     error: '',
   });
+  expect(conversations[0]!.messages).toMatchObject([{ kind: 'compare', mountPoint: stage.mountPoint }]);
+  expect(stage.calls('mount')).toEqual([]);
 });
 
-test.each([
-  ['another file system', { fileSystemId: 'fs-0badcafe' }, /fs-0badcafe:\/ is mounted on/],
-  ['another directory', { path: '/other' }, /:\/other is mounted on/],
-  [
-    'another access point',
-    { accessPointId: 'fsap-0123456789abcdef0' },
-    / through fsap-0123456789abcdef0 is mounted on/,
-  ],
-])('%s mounted there is no success', async (_what, changes, message) => {
+test('another mount of ours there is no success, and the error says in what it differs', async () => {
   showMount();
-  await stage.listen((_message, reply) =>
-    reply({ kind: 'status', status: statusOf(stage.mountPoint, changes) }),
+  await stage.listen(
+    mountScript({ served: served({ differences: ['iam is given there and not given here'] }) }),
   );
 
   const status = await mount();
 
   expect(status).toBe(32);
-  expect(caller.error).toMatch(message);
-  expect(caller.error).toContain('[mountpoint.busy]');
+  expect(caller.error).toContain(
+    `${fileSystemId}:/, which is not what is asked for (iam is given there and not given here), is mounted on ${stage.mountPoint} [mountpoint.busy]`,
+  );
+});
+
+test.each(['127.0.0.1:/', 'nas.example.org:/export'])(
+  'an NFS mount there that the agent does not know is no success: %s',
+  async (source) => {
+    showMount(source);
+    await stage.listen(mountScript());
+
+    const status = await mount();
+
+    expect(status).toBe(32);
+    expect(caller.error).toContain('another NFS file system is mounted on');
+  },
+);
+
+test('what is no NFS file system there, such as an automount, is mounted over', async () => {
+  stage.write('mountinfo', `36 25 0:55 / ${stage.mountPoint} rw shared:1 - autofs systemd-1 rw\n`);
+  await stage.listen(mountScript());
+
+  expect(await mount()).toBe(0);
+});
+
+test('a remount hands the changed options to mount.nfs4, with the port the mount has', async () => {
+  showMount();
+  await stage.listen(mountScript({ served: served({ port: 20_077 }) }));
+
+  const status = await mount('rw,tls,remount,ro');
+
+  expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+  expect(stage.calls('mount')).toEqual([
+    `127.0.0.1:/ ${stage.mountPoint} -o rw,remount,ro,nfsvers=4.1,port=20077`,
+  ]);
+});
+
+test('a remount says what it cannot change, and changes nothing', async () => {
+  showMount();
+  await stage.listen(
+    mountScript({ served: served({ tunnelDifferences: ['cafile is /a there and /b here'] }) }),
+  );
+
+  const status = await mount('tls,remount,cafile=/b');
+
+  expect(status).toBe(1);
+  expect(caller.error).toContain(
+    `a remount changes NFS options only, not what ${stage.mountPoint} goes through: cafile is /a there and /b here [option.unsupported]`,
+  );
+  expect(stage.calls('mount')).toEqual([]);
+});
+
+test('a remount of nothing is an error', async () => {
+  expect(await mount('tls,remount')).toBe(32);
+  expect(caller.error).toContain('[mountpoint.not-mounted]');
+});
+
+test.each([[`${fileSystemId}.efs.us-east-1.amazonaws.com`], ['10.1.1.6'], ['[fd00::6]']])(
+  'without tls mount.nfs4 goes straight to the mount target: %s',
+  async (server) => {
+    const conversations = await stage.listen(mountScript({ server }));
+
+    const status = await runMountHelper(
+      [`${fileSystemId}:/app`, stage.mountPoint, '-o', 'ro,port=2050'],
+      caller,
+    );
+
+    expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+    expect(stage.calls('mount')).toEqual([
+      `${server}:/app ${stage.mountPoint} -o ro,port=2050,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport`,
+    ]);
+    expect(conversations[0]!.messages[0]).toMatchObject({ kind: 'tunnel.open', spec: { tls: false } });
+  },
+);
+
+test.each(['with blanks', 'comma,comma', 'grün', 'quo\'te"', '-dash', '$HOME'])(
+  'a mount point may be called %s',
+  async (name) => {
+    const directory = join(stage.directory, name);
+    mkdirSync(directory);
+    const conversations = await stage.listen(mountScript());
+
+    const status = await runMountHelper([fileSystemId, directory, '-o', 'tls'], caller);
+
+    expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+    expect(conversations[0]!.messages[0]).toMatchObject({ mountPoint: directory });
+    expect(stage.calls('mount')[0]).toContain(`127.0.0.1:/ ${directory} -o nfsvers`);
+  },
+);
+
+test('the read-ahead stays as it is on a kernel that does not honour it', async () => {
+  stage.write('osrelease', '5.3.18-lp152\n');
+  await stage.listen(mountScript());
+
+  await mount();
+
+  expect(readAhead()).toBe('128\n');
+});
+
+test('the read-ahead is set again where udev resets it', async () => {
+  stage.write('nfsrahead', '');
+  await stage.listen(mountScript());
+  await mount();
+
+  writeFileSync(join(stage.directory, 'bdi/0:55/read_ahead_kb'), '128\n');
+
+  await expect.poll(readAhead, { timeout: 10_000 }).toBe('15360\n');
+});
+
+test.each([
+  [3, true],
+  [0, false],
+])(
+  'a name that fails while systemd calls network.target %s is told with the way out',
+  async (status, told) => {
+    mkdirSync(join(stage.directory, 'systemd'));
+    standIn('systemctl', `exit ${status}`);
+    await stage.listen((_message, reply) =>
+      reply({ kind: 'failed', error: { code: 'dns.failed', message: 'no server answers', details: {} } }),
+    );
+
+    expect(await mount()).toBe(32);
+
+    expect(caller.error.includes('no server answers; the network is not up yet')).toBe(told);
+    expect(caller.error.includes('Add _netdev to the options in /etc/fstab')).toBe(told);
+  },
+);
+
+test('netns runs the same command inside the namespace, with the agent of that namespace, and passes its status on', async () => {
+  standIn('nsenter', `echo "$EFS_AGENT_RUNTIME_DIR $*" >"$STAND_IN/nsenter-call"; exit 7`);
+  stage.write('namespace', '');
+  const path = join(stage.directory, 'namespace');
+
+  const status = await mount(`tls,netns=${path}`);
+
+  expect(status).toBe(7);
+  expect(readFileSync(join(stage.directory, 'nsenter-call'), 'utf8')).toBe(
+    `${stage.directory}/run/netns/${statSync(path).ino} --net=${path} -- /bin/false\n`,
+  );
+  expect(stage.calls('mount')).toEqual([]);
+});
+
+test('netns of the namespace one is in is an ordinary mount', async () => {
+  await stage.listen(mountScript());
+
+  expect(await mount('tls,netns=/proc/self/ns/net')).toBe(0);
+});
+
+test('a network namespace that is not there is named', async () => {
+  expect(await mount('tls,netns=/no/such/namespace')).toBe(32);
+  expect(caller.error).toContain(
+    'cannot use the network namespace /no/such/namespace: ENOENT [namespace.unusable]',
+  );
 });
 
 test('a dead directory does not hang the helper', async () => {
@@ -325,15 +479,29 @@ test('a mount.nfs4 that cannot be run is named, and the tunnel is given up', asy
   await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
 });
 
-test('a fake mount checks the command line and touches nothing', async () => {
+test('a fake mount does everything but mount, and has it undone', async () => {
+  const conversations = await stage.listen(mountScript());
+
   const status = await mount('tls', '-f');
 
   expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
   expect(stage.calls('mount')).toEqual([]);
+  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
 });
 
-function showMount(): void {
-  const line = `36 25 0:55 / ${stage.mountPoint} rw shared:1 - nfs4 127.0.0.1:/ rw,vers=4.1,port=20049,addr=127.0.0.1\n`;
+/** Puts a program of this test before all others. */
+function standIn(name: string, body: string): void {
+  const bin = join(stage.directory, 'bin');
+  mkdirSync(bin, { recursive: true });
+  writeFileSync(join(bin, name), `#!/bin/sh\n${body}\n`);
+  chmodSync(join(bin, name), 0o755);
+  const environment = { ...stage.environment, PATH: `${bin}:${stage.environment['PATH']}` };
+  caller = stage.caller({ environment });
+}
+
+function showMount(source = '127.0.0.1:/'): void {
+  const line = `36 25 0:55 / ${stage.mountPoint} rw shared:1 - nfs4 ${source} rw,vers=4.1,port=20049,addr=127.0.0.1\n`;
   writeFileSync(join(stage.directory, 'mountinfo'), `${stage.mountTable()}${line}`);
 }
 

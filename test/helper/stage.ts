@@ -9,6 +9,7 @@ import {
   createLineSplitter,
   formatMessage,
   parseClientMessage,
+  type ServedMount,
 } from '../../src/core/control-protocol.ts';
 import type { Caller } from '../../src/helper/caller.ts';
 
@@ -66,6 +67,7 @@ export function openHelperStage(): HelperStage {
   writeFileSync(join(directory, 'bdi/0:55/read_ahead_kb'), '128\n');
   writeFileSync(mountInfo, '25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n');
   writeFileSync(join(directory, 'plan'), '');
+  writeFileSync(join(directory, 'osrelease'), '6.1.0-13-cloud-amd64\n');
   const servers: Server[] = [];
   const sockets = new Set<Socket>();
   const environment = {
@@ -123,7 +125,15 @@ export function openHelperStage(): HelperStage {
         stderrIsTerminal: false,
         interruption: controller.signal,
         agentBundle: () => join(directory, 'agent.cjs'),
-        files: { mountInfo, bdi: join(directory, 'bdi') },
+        command: ['/bin/false'],
+        networkNamespace: () => null,
+        files: {
+          mountInfo,
+          bdi: join(directory, 'bdi'),
+          kernelRelease: join(directory, 'osrelease'),
+          systemd: join(directory, 'systemd'),
+          readAheadResetter: join(directory, 'nfsrahead'),
+        },
         limits: {
           lastAttemptMs: 20_000,
           silenceMs: 20_000,
@@ -155,7 +165,17 @@ export function openHelperStage(): HelperStage {
 
 /** The agent's part in a mount: a tunnel on port 20049, then recorded if mount.nfs4 succeeded, else refused. */
 export function mountScript(
-  changes: { attempts?: number; attemptTimeoutMs?: number; failure?: AgentMessage } = {},
+  changes: {
+    attempts?: number;
+    attemptTimeoutMs?: number;
+    failure?: AgentMessage;
+    /** Without a tunnel: what mount.nfs4 connects to. */
+    server?: string;
+    /** What is served at the mount point already. */
+    served?: ServedMount | null;
+    /** Whether `unmounted` finds a tunnel. */
+    found?: boolean;
+  } = {},
 ): Script {
   const { attempts = 3, attemptTimeoutMs = 15_000 } = changes;
   return (message, reply) => {
@@ -164,7 +184,8 @@ export function mountScript(
         { kind: 'progress', phase: 'name', elapsedMs: 1 },
         {
           kind: 'tunnel.ready',
-          port: 20_049,
+          server: changes.server ?? '127.0.0.1',
+          port: changes.server === undefined ? 20_049 : null,
           dnsName: `${fileSystemId}.efs.us-east-1.amazonaws.com`,
           fileSystemId,
           retry: { attempts, attemptTimeoutMs },
@@ -179,7 +200,8 @@ export function mountScript(
       };
       reply(changes.failure ?? (message.status === 0 ? { kind: 'mounted' } : failed));
     }
-    if (message.kind === 'unmounted') reply({ kind: 'closed', found: true });
+    if (message.kind === 'compare') reply({ kind: 'compared', served: changes.served ?? null });
+    if (message.kind === 'unmounted') reply({ kind: 'closed', found: changes.found ?? true });
   };
 }
 
@@ -201,6 +223,8 @@ export function statusOf(
         path: '/',
         mountPoint,
         state: 'mounted',
+        tls: true,
+        iam: true,
         port: 20_049,
         dnsName: `${fileSystemId}.efs.us-east-1.amazonaws.com`,
         address: '10.1.1.6',

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runUmountHelper } from '../../src/helper/program.ts';
-import { type HelperStage, mountScript, openHelperStage, type TestCaller } from './stage.ts';
+import { type HelperStage, mountScript, openHelperStage, statusOf, type TestCaller } from './stage.ts';
 
 let stage: HelperStage;
 let caller: TestCaller;
@@ -59,6 +59,47 @@ test.each(['/', '.', 'no-such-directory'])(
     expect(status).toBe(32);
     expect(caller.error).toContain('[mountpoint.not-mounted]');
     expect(stage.calls('umount')).toEqual([]);
+  },
+);
+
+test('a mount the kernel has lost already has its tunnel closed', async () => {
+  stage.write('mountinfo', '25 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n');
+  const conversations = await stage.listen(mountScript());
+
+  const status = await runUmountHelper([stage.mountPoint], caller);
+
+  expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
+  expect(stage.calls('umount')).toEqual([]);
+  expect(conversations[0]!.messages).toMatchObject([{ kind: 'unmounted', mountPoint: stage.mountPoint }]);
+});
+
+test('what neither the kernel nor the agent knows is not mounted', async () => {
+  stage.write('mountinfo', '25 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n');
+  await stage.listen(mountScript({ found: false }));
+
+  expect(await runUmountHelper([stage.mountPoint], caller)).toBe(32);
+  expect(caller.error).toContain('[mountpoint.not-mounted]');
+});
+
+test.each([
+  [true, 0],
+  [false, 32],
+])(
+  'an NFS mount without a tunnel is unmounted if the agent has it recorded: %s',
+  async (recorded, expected) => {
+    stage.write(
+      'mountinfo',
+      `36 25 0:55 / ${stage.mountPoint} rw shared:1 - nfs4 10.1.1.6:/ rw,addr=10.1.1.6\n`,
+    );
+    const script = mountScript({ found: recorded });
+    await stage.listen((message, reply, socket) => {
+      if (message.kind !== 'status') return script(message, reply, socket);
+      const changes = { tls: false, port: null };
+      reply({ kind: 'status', status: statusOf(recorded ? stage.mountPoint : '/elsewhere', changes) });
+    });
+
+    expect(await runUmountHelper([stage.mountPoint], caller)).toBe(expected);
+    expect(stage.calls('umount')).toHaveLength(recorded ? 1 : 0);
   },
 );
 

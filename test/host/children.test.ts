@@ -29,7 +29,7 @@ interface Started {
 }
 
 function start(path = program, environment: NodeJS.ProcessEnv = {}): Started {
-  const child = startChild<unknown, unknown>(path, ['--max-old-space-size=64'], environment);
+  const child = startChild<unknown, unknown>(path, { nodeOptions: ['--max-old-space-size=64'], environment });
   const started: Started = { child, received: [], ends: [] };
   child.onMessage((message) => started.received.push(message));
   child.onExit((how) => started.ends.push(how));
@@ -62,7 +62,7 @@ test('messages keep their bytes, in both directions', async () => {
   expect([...(received[0] as typeof message).bytes]).toEqual([0, 255, 10]);
 });
 
-test('an accepted socket that travels with a message belongs to the child', async () => {
+test('an accepted socket that travels with a message is served by the child', async () => {
   const { child } = start();
   const server = createServer({ pauseOnConnect: true }, (socket) => child.send({ kind: 'session' }, socket));
   server.listen(0, '127.0.0.1');
@@ -92,17 +92,20 @@ test('a program that is not there ends like any other', async () => {
   await expect.poll(() => ends, deadline).toEqual(['exit status 1']);
 });
 
-test('a message to a child that has ended is lost, and its socket is closed', async () => {
+test('a message to a child that has ended is lost, and its socket stays with the caller', async () => {
   const { child, ends } = start();
   child.kill('SIGKILL');
   await expect.poll(() => ends, deadline).toHaveLength(1);
-  const server = createServer({ pauseOnConnect: true }, (socket) => child.send({ kind: 'session' }, socket));
+  const server = createServer({ pauseOnConnect: true }, (socket) => {
+    child.send({ kind: 'session' }, socket);
+    socket.end('still here');
+  });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   onTestFinished(() => void server.close());
 
   const client = connect((server.address() as AddressInfo).port, '127.0.0.1');
-  client.resume();
+  const [bytes] = await once(client, 'data');
 
-  await once(client, 'close');
+  expect(String(bytes)).toBe('still here');
 });

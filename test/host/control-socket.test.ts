@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:
 import { connect, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { build } from 'esbuild';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { openControlSocket } from '../../src/host/control-socket.ts';
@@ -42,6 +43,10 @@ async function answers(path: string): Promise<boolean> {
   } finally {
     socket.destroy();
   }
+}
+
+function connectionCount(server: Server): Promise<number> {
+  return promisify(server.getConnections.bind(server))();
 }
 
 /** A process that opens the control socket and says how that went. */
@@ -120,4 +125,18 @@ test('a plain file in the place of the socket is replaced', async () => {
   await open(path);
 
   expect(await answers(path)).toBe(true);
+});
+
+test('a client that connects before the agent serves its socket is answered all the same', async () => {
+  const path = newPath();
+  const server = await open(path);
+  const client = connect({ path });
+  client.write('request');
+  await once(client, 'connect');
+  await expect.poll(() => connectionCount(server)).toBe(1);
+
+  server.on('connection', (socket) => socket.once('data', (bytes) => socket.end(`answer to ${bytes}`)));
+  const [answer] = await once(client, 'data');
+
+  expect(String(answer)).toBe('answer to request');
 });

@@ -27,7 +27,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 /** Runs a program that notifies, with a stand-in for systemd-notify in its PATH. */
 async function notify(environment: NodeJS.ProcessEnv): Promise<string> {
   writeFileSync(said, '');
-  const program = `require(process.argv[1]).notifySystemd('READY=1').then(() => console.log('told'));`;
+  const program = `require(process.argv[1]).notifySystemd(['READY=1', 'STATUS=serving']).then(() => console.log('told'));`;
   const env = { PATH: `${folder}:${process.env['PATH']}`, ...environment };
   const { stdout } = await promisify(execFile)(process.execPath, ['-e', program, bundle], { env });
   expect(stdout).toBe('told\n');
@@ -35,7 +35,9 @@ async function notify(environment: NodeJS.ProcessEnv): Promise<string> {
 }
 
 test('under systemd the state is passed to systemd-notify before the promise resolves', async () => {
-  expect(await notify({ NOTIFY_SOCKET: '/run/systemd/notify' })).toBe('/run/systemd/notify READY=1\n');
+  expect(await notify({ NOTIFY_SOCKET: '/run/systemd/notify' })).toBe(
+    '/run/systemd/notify READY=1 STATUS=serving\n',
+  );
 });
 
 test('outside of systemd nothing is started', async () => {

@@ -1,11 +1,13 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readlinkSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import type { AgentError } from '../../src/core/errors.ts';
 import type { CredentialsRequest } from '../../src/core/identity-protocol.ts';
+import { forgetSecrets } from '../../src/core/secret-environment.ts';
 import { type CallerContext, findCredentials } from '../../src/identity/credentials.ts';
-import { readInstance, readRoleArn } from '../../src/identity/metadata.ts';
+import { locateMetadata, readInstance, readRoleArn, readZoneId } from '../../src/identity/metadata.ts';
 import {
   closedEndpoint as closed,
   keysJson,
@@ -18,7 +20,12 @@ import {
   startSts,
 } from './endpoints.ts';
 
-const unnamed: CredentialsRequest = { awsProfile: null, awsCredsUri: null };
+const unnamed: CredentialsRequest = {
+  awsProfile: null,
+  awsCredsUri: null,
+  roleArn: null,
+  jwtPath: null,
+};
 
 function find(request: Partial<CredentialsRequest>, caller: Partial<CallerContext>) {
   const context = {
@@ -49,7 +56,109 @@ function serveKeys(id: string) {
   return startEndpoint((_, response) => response.end(keysJson(id)));
 }
 
-/** Every source is there, each with keys of its own name; taking one away shows which is next. */
+interface Scene {
+  request: Partial<CredentialsRequest>;
+  caller: CallerContext;
+  everything: Awaited<ReturnType<typeof startEverything>>;
+}
+
+/** Every source in the order in which they are asked: how to offer it, and the name of what it gives. */
+const sources: { title: string; named: boolean; offer: (scene: Scene) => void; gives: string }[] = [
+  {
+    title: 'awscredsuri',
+    named: true,
+    offer: ({ request }) => Object.assign(request, { awsCredsUri: '/v2/option' }),
+    gives: 'ecs:/v2/option',
+  },
+  {
+    title: 'rolearn with jwtpath',
+    named: true,
+    offer: ({ request, everything }) =>
+      Object.assign(request, {
+        roleArn: 'arn:aws:iam::123456789012:role/named',
+        jwtPath: everything.tokenPath,
+      }),
+    gives: 'webidentity:arn:aws:iam::123456789012:role/named',
+  },
+  {
+    title: 'awsprofile',
+    named: true,
+    offer: ({ request }) => Object.assign(request, { awsProfile: 'named' }),
+    gives: 'credentials:named',
+  },
+  {
+    title: 'AWS_PROFILE',
+    named: true,
+    offer: ({ caller }) => Object.assign(caller.environment, { AWS_PROFILE: 'other' }),
+    gives: 'credentials:other',
+  },
+  {
+    title: 'the keys of the environment',
+    named: true,
+    offer: ({ caller }) =>
+      Object.assign(caller.environment, {
+        AWS_ACCESS_KEY_ID: 'AKIAENV',
+        AWS_SECRET_ACCESS_KEY: plantedSecret,
+      }),
+    gives: 'environment',
+  },
+  {
+    title: 'the default profile',
+    named: true,
+    offer: ({ caller, everything }) =>
+      Object.assign(caller.environment, { AWS_CONFIG_FILE: join(everything.home, '.aws/default') }),
+    gives: 'config:default',
+  },
+  {
+    title: 'ECS',
+    named: false,
+    offer: ({ caller }) =>
+      Object.assign(caller.environment, { AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: '/v2/relative' }),
+    gives: 'ecs:/v2/relative',
+  },
+  {
+    title: 'pod identity',
+    named: false,
+    offer: ({ caller, everything }) =>
+      Object.assign(caller.environment, {
+        AWS_CONTAINER_CREDENTIALS_FULL_URI: `${everything.pod.url}/v1/credentials`,
+        AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: everything.tokenPath,
+      }),
+    gives: 'podidentity:',
+  },
+  {
+    title: 'web identity',
+    named: false,
+    offer: ({ caller, everything }) =>
+      Object.assign(caller.environment, {
+        AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/web-role',
+        AWS_WEB_IDENTITY_TOKEN_FILE: everything.tokenPath,
+      }),
+    gives: 'webidentity:arn:aws:iam::123456789012:role/web-role',
+  },
+  {
+    title: 'the instance role',
+    named: false,
+    offer: ({ caller, everything }) => Object.assign(caller, { metadataEndpoint: everything.metadata.url }),
+    gives: 'metadata:app-role',
+  },
+];
+
+async function offer(...offered: typeof sources) {
+  const everything = await startEverything();
+  const environment: Record<string, string> = { AWS_ENDPOINT_URL_STS: everything.sts.url };
+  const { home, ecs } = everything;
+  const caller = { environment, home, metadataEndpoint: closed, containerEndpoint: ecs.url };
+  const scene: Scene = { request: {}, caller, everything };
+  for (const source of offered) source.offer(scene);
+  return scene;
+}
+
+function askedOf({ metadata, ecs, pod, sts }: Scene['everything']) {
+  return [metadata, ecs, pod, sts].flatMap(({ asked }) => asked);
+}
+
+/** Every source is there, each with keys of its own name. */
 async function startEverything() {
   const [metadata, ecs, pod, sts] = await Promise.all([
     startMetadata(),
@@ -57,68 +166,249 @@ async function startEverything() {
     serveKeys('ASIAPOD'),
     startSts(),
   ]);
+  const keys = (id: string) => `aws_access_key_id = ${id}\naws_secret_access_key = s\n`;
   const home = makeHome({
-    credentials:
-      '[default]\naws_access_key_id = AKIADEFAULT\naws_secret_access_key = s\n[named]\naws_access_key_id = AKIANAMED\naws_secret_access_key = s\n',
+    credentials: `[named]\n${keys('AKIANAMED')}[other]\n${keys('AKIAOTHER')}`,
+    default: `[default]\n${keys('AKIADEFAULT')}`,
     token: 'the-token\n',
   });
-  const environment: Record<string, string> = {
-    AWS_PROFILE: 'named',
-    AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: '/v2/relative',
-    AWS_CONTAINER_CREDENTIALS_FULL_URI: `${pod.url}/v1/credentials`,
-    AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: join(home, '.aws/token'),
-    AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/web-role',
-    AWS_WEB_IDENTITY_TOKEN_FILE: join(home, '.aws/token'),
-    AWS_ENDPOINT_URL_STS: sts.url,
-    AWS_ACCESS_KEY_ID: 'AKIAENVIRONMENT',
-    AWS_SECRET_ACCESS_KEY: plantedSecret,
-  };
-  return { metadata, ecs, pod, sts, home, environment };
+  return { metadata, ecs, pod, sts, home, tokenPath: join(home, '.aws/token') };
 }
 
-test('the sources are asked in their order, and only the first that has credentials', async () => {
-  const { metadata, ecs, pod, sts, home, environment } = await startEverything();
-  const caller = { home, environment, metadataEndpoint: metadata.url, containerEndpoint: ecs.url };
-  const sourceNow = async (request: Partial<CredentialsRequest> = {}) => (await find(request, caller)).source;
+const pairs = sources.flatMap((earlier, index) =>
+  sources
+    .slice(index + 1)
+    .map((later): [string, string, typeof earlier, typeof later] => [
+      earlier.title,
+      later.title,
+      earlier,
+      later,
+    ]),
+);
 
-  expect(await sourceNow({ awsCredsUri: '/v2/option' })).toBe('ecs:/v2/option');
-  expect(await sourceNow({ awsProfile: 'named' })).toBe('credentials:named');
-  expect(await sourceNow()).toBe('credentials:named');
-  environment['AWS_PROFILE'] = '';
-  expect(await sourceNow()).toBe('credentials:default');
-  caller.home = '/nonexistent';
-  expect(await sourceNow()).toBe('ecs:/v2/relative');
-  delete environment['AWS_CONTAINER_CREDENTIALS_RELATIVE_URI'];
-  expect(await sourceNow()).toBe(`podidentity:${pod.url}/v1/credentials`);
-  expect(sts.asked).toHaveLength(0);
-  delete environment['AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'];
-  expect(await sourceNow()).toBe('webidentity:arn:aws:iam::123456789012:role/web-role');
+test.each(pairs)('%s comes before %s, which is not asked', async (_, __, earlier, later) => {
+  const { request, caller, everything } = await offer(earlier, later);
+  const alone = await offer(earlier);
+
+  const found = await find(request, caller);
+
+  expect(found.source).toContain(earlier.gives);
+  await find(alone.request, alone.caller);
+  expect(askedOf(everything)).toHaveLength(askedOf(alone.everything).length);
+});
+
+test.each(sources.map((source) => [source.title, source] as const))(
+  '%s alone gives credentials',
+  async (_, source) => {
+    const { request, caller } = await offer(source);
+
+    expect((await find(request, caller)).source).toContain(source.gives);
+  },
+);
+
+const breakages: Record<string, (scene: Scene) => void> = {
+  awscredsuri: ({ caller }) => Object.assign(caller, { containerEndpoint: closed }),
+  'rolearn with jwtpath': ({ everything }) => rmSync(everything.tokenPath),
+  awsprofile: ({ everything }) => rmSync(join(everything.home, '.aws/credentials')),
+  AWS_PROFILE: ({ everything }) => rmSync(join(everything.home, '.aws/credentials')),
+  'the keys of the environment': ({ caller }) =>
+    Object.assign(caller.environment, { AWS_SECRET_ACCESS_KEY: '' }),
+  'the default profile': ({ everything }) =>
+    writeFileSync(join(everything.home, '.aws/default'), '[default]\naws_access_key_id = AKIAHALF\n'),
+};
+
+test.each(pairs.filter(([, , earlier]) => earlier.named))(
+  '%s that fails is the only source tried: %s is not asked',
+  async (title, __, earlier, later) => {
+    const scene = await offer(earlier, later);
+    breakages[title]!(scene);
+
+    const error = await failureOf(scene.request, scene.caller);
+
+    expect(error.code).toMatch(/^credentials\./);
+    expect(askedOf(scene.everything)).toHaveLength(0);
+  },
+);
+
+test.each(
+  sources
+    .filter(({ named, title }) => !named && title !== 'the instance role')
+    .map((source) => [source.title, source] as const),
+)('%s that is set and fails keeps the instance role out, and the message says so', async (_, source) => {
+  const scene = await offer(source, sources.at(-1)!);
+  const { caller, everything } = scene;
+  Object.assign(caller, { containerEndpoint: closed });
+  rmSync(everything.tokenPath);
+
+  const error = await failureOf(scene.request, caller);
+
+  expect(error.message).toContain('instance role: not asked, because a source that is set failed');
+  expect(everything.metadata.asked).toHaveLength(0);
+});
+
+test('of the sources whose variables are set, the next is asked when one fails', async () => {
+  const [ecs, pod] = sources.filter(({ title }) => ['ECS', 'pod identity'].includes(title));
+  const { request, caller } = await offer(ecs!, pod!);
+  Object.assign(caller, { containerEndpoint: closed });
+
+  expect((await find(request, caller)).source).toContain('podidentity:');
+});
+
+test('the web identity token goes to STS in the body, with the session name of the reference, never in the address', async () => {
+  const { request, caller, everything } = await offer(sources[1]!);
+
+  await find(request, caller);
+
+  const [asked] = everything.sts.asked;
+  expect(new URLSearchParams(asked!.body).get('RoleSessionName')).toBe('efs-mount-helper');
+  expect(new URLSearchParams(asked!.body).get('WebIdentityToken')).toBe('the-token');
+  expect(asked!.path).not.toContain('the-token');
+});
+
+test.each([{ roleArn: 'arn:aws:iam::123456789012:role/r' }, { jwtPath: '/token' }])(
+  'half a pair of options is refused: %j',
+  async (request) => {
+    const metadata = await startMetadata();
+
+    const error = await failureOf(request, { metadataEndpoint: metadata.url });
+
+    expect(error.code).toBe('option.requires');
+    expect(metadata.asked).toHaveLength(0);
+  },
+);
+
+test.each([
+  [{ AWS_ACCESS_KEY_ID: 'AKIA' }, 'AWS_SECRET_ACCESS_KEY is not'],
+  [{ AWS_SECRET_ACCESS_KEY: plantedSecret }, 'AWS_ACCESS_KEY_ID is not'],
+  [forgetSecrets({ AWS_ACCESS_KEY_ID: 'AKIA', AWS_SECRET_ACCESS_KEY: plantedSecret }), 'kept in memory only'],
+])('keys of the environment that are not whole are an error: %j', async (environment, phrase) => {
+  const metadata = await startMetadata();
+
+  const error = await failureOf({}, { environment, metadataEndpoint: metadata.url });
+
+  expect(error).toMatchObject({ code: 'credentials.failed', message: expect.stringContaining(phrase) });
   expect(metadata.asked).toHaveLength(0);
-  delete environment['AWS_ROLE_ARN'];
-  expect(await sourceNow()).toBe('metadata:app-role');
+});
 
-  expect(ecs.asked.map(({ path }) => path)).toEqual(['/v2/option', '/v2/relative']);
-  expect(pod.asked).toMatchObject([{ path: '/v1/credentials', headers: { authorization: 'the-token' } }]);
-  expect(new URLSearchParams(sts.asked[0]!.body).get('RoleSessionName')).toBe('efs-mount-helper');
-  expect(new URLSearchParams(sts.asked[0]!.body).get('WebIdentityToken')).toBe('the-token');
-  expect(sts.asked[0]!.path).not.toContain('the-token');
+test('keys of the environment may have a session token', async () => {
+  const environment = { AWS_ACCESS_KEY_ID: 'ASIA', AWS_SECRET_ACCESS_KEY: 's', AWS_SESSION_TOKEN: 't' };
+
+  expect(await find({}, { environment })).toMatchObject({
+    keys: { accessKeyId: 'ASIA', secretAccessKey: 's', sessionToken: 't', expiresAtMs: null },
+  });
+});
+
+test('AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name the files that are read instead, also below the home directory', async () => {
+  const home = makeHome({
+    credentials: '[p]\naws_access_key_id = AKIAUSUAL\naws_secret_access_key = s\n',
+    mine: '[p]\naws_access_key_id = AKIAMINE\naws_secret_access_key = s\n',
+    config2: '[profile q]\naws_access_key_id = AKIACONFIG\naws_secret_access_key = s\n',
+  });
+  const environment = {
+    AWS_SHARED_CREDENTIALS_FILE: '~/.aws/mine',
+    AWS_CONFIG_FILE: join(home, '.aws/config2'),
+  };
+
+  expect((await find({ awsProfile: 'p' }, { home, environment })).keys.accessKeyId).toBe('AKIAMINE');
+  expect((await find({ awsProfile: 'q' }, { home, environment })).keys.accessKeyId).toBe('AKIACONFIG');
+  const { message } = await failureOf({ awsProfile: 'none' }, { home, environment });
+  expect(message).toContain(`${home}/.aws/mine or ${home}/.aws/config2 under named profile [none]`);
+});
+
+test('a web identity token that is rotated while STS is asked is read again', async () => {
+  const home = makeHome({ token: 'old-token' });
+  const tokenPath = join(home, '.aws/token');
+  const sts = await startSts((asked) => {
+    if (!asked.body.includes('old-token')) return null;
+    writeFileSync(tokenPath, 'new-token');
+    return 'ExpiredTokenException';
+  });
+  const environment = { AWS_ENDPOINT_URL_STS: sts.url };
+  const request = { roleArn: 'arn:aws:iam::123456789012:role/r', jwtPath: tokenPath };
+
+  expect((await find(request, { environment })).keys.accessKeyId).toBe('ASIAFROMSTS');
+  expect(sts.asked).toHaveLength(2);
+});
+
+test('a pod identity token that is rotated while the agent is asked is read again', async () => {
+  const home = makeHome({ token: 'old-token' });
+  const tokenPath = join(home, '.aws/token');
+  const pod = await startEndpoint(({ headers }, response) => {
+    if (headers.authorization === 'new-token') return void response.end(keysJson('ASIAPOD'));
+    writeFileSync(tokenPath, 'new-token');
+    response.writeHead(401).end(plantedSecret);
+  });
+  const environment = {
+    AWS_CONTAINER_CREDENTIALS_FULL_URI: pod.url,
+    AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: tokenPath,
+  };
+
+  expect((await find({}, { environment })).keys.accessKeyId).toBe('ASIAPOD');
+  expect(pod.asked).toHaveLength(2);
+});
+
+/** Whether this process has a file open just now. */
+function isOpen(path: string): boolean {
+  return readdirSync('/proc/self/fd').some((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`) === path;
+    } catch {
+      return false;
+    }
+  });
+}
+
+test('a credentials file that is replaced while it is read is read again', async () => {
+  const half = '[p]\naws_access_key_id = AKIAOLD\n';
+  const home = makeHome({
+    // Long enough to be caught in the act.
+    credentials: `${half}#${'x'.repeat(32 << 20)}\n`,
+    whole: '[p]\naws_access_key_id = AKIANEW\naws_secret_access_key = new\n',
+  });
+  const path = join(home, '.aws/credentials');
+
+  const found = find({ awsProfile: 'p' }, { home });
+  while (!isOpen(path)) await nextTurn();
+  renameSync(join(home, '.aws/whole'), path);
+
+  expect((await found).keys).toMatchObject({ accessKeyId: 'AKIANEW', secretAccessKey: 'new' });
+});
+
+test('the metadata service is asked over IPv6 when the endpoint is an IPv6 address', async () => {
+  const metadata = await startMetadata({}, '::1');
+
+  expect(metadata.url).toMatch(/^http:\/\/\[::1\]:/);
+  expect((await find({}, { metadataEndpoint: metadata.url })).source).toBe('metadata:app-role');
 });
 
 test.each([
-  ['awscredsuri', { awsCredsUri: '/v2/option' }, {}],
-  ['awsprofile', { awsProfile: 'missing' }, {}],
-  ['AWS_PROFILE', {}, { AWS_PROFILE: 'missing' }],
-] as const)('a source named by %s is the only one tried', async (_, request, change) => {
-  const { metadata, home, environment } = await startEverything();
+  [{}, 'http://169.254.169.254'],
+  [{ AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: 'IPv4' }, 'http://169.254.169.254'],
+  [{ AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: 'IPv6' }, 'http://[fd00:ec2::254]'],
+  [
+    { AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE: 'ipv6', AWS_EC2_METADATA_SERVICE_ENDPOINT: 'http://[::1]:1' },
+    'http://[::1]:1',
+  ],
+])('with %j instance metadata is at %s', (environment, expected) => {
+  expect(locateMetadata(environment)).toBe(expected);
+});
 
-  const error = await failureOf(request, {
-    home,
-    environment: { ...environment, ...change },
-    metadataEndpoint: metadata.url,
+test('the id of the zone is read, and one that is none is refused', async () => {
+  const path = '/latest/meta-data/placement/availability-zone-id';
+  const metadata = await startMetadata({ [path]: 'euc1-az2\n' });
+  const odd = await startMetadata({ [path]: `<html>${plantedSecret}` });
+
+  expect(await readZoneId(metadata.url)).toBe('euc1-az2');
+  await expect(readZoneId(odd.url)).rejects.toMatchObject({
+    code: 'metadata.unavailable',
+    message: expect.not.stringContaining(plantedSecret),
   });
+});
 
-  expect(error.code).toMatch(/^credentials\.(failed|profile-missing)$/);
-  expect(metadata.asked).toHaveLength(0);
+test('where metadata is silent, the hint speaks of the hop limit', async () => {
+  const failed = readInstance(await startSilentEndpoint());
+
+  await expect(failed).rejects.toMatchObject({ details: { hint: expect.stringContaining('hop limit') } });
 });
 
 test('the instance role is read by IMDSv2 and its owner is the role', async () => {
@@ -434,6 +724,7 @@ test('the place of the instance is read from its identity document', async () =>
     availabilityZone: 'eu-central-1b',
     instanceId: 'i-0123456789abcdef0',
     accountId: '123456789012',
+    availabilityZoneId: null,
   });
 });
 

@@ -5,6 +5,7 @@ import net, { type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished } from 'vitest';
+import type { MountTarget } from '../../src/identity/mount-targets.ts';
 
 export interface Asked {
   method: string;
@@ -25,6 +26,7 @@ export const plantedSecret = 'PLANTED+secret/0123456789abcdef';
 /** A real HTTP server on loopback that ends with the test. */
 export async function startEndpoint(
   answer: (asked: Asked, response: ServerResponse) => void,
+  host = '127.0.0.1',
 ): Promise<Endpoint> {
   const asked: Asked[] = [];
   const server = http.createServer((request, response) => {
@@ -42,7 +44,7 @@ export async function startEndpoint(
     server.closeAllConnections();
     server.close();
   });
-  return { url: await listen(server), asked };
+  return { url: await listen(server, host), asked };
 }
 
 /** A server that accepts connections and never says a word. */
@@ -80,7 +82,10 @@ export function keysJson(id: string, expiresAtMs = Date.now() + 6 * 3_600_000): 
 }
 
 /** An instance metadata service that insists on version 2; `paths` overrides answers, a number is a status. */
-export function startMetadata(paths: Record<string, string | number> = {}): Promise<Endpoint> {
+export function startMetadata(
+  paths: Record<string, string | number> = {},
+  host = '127.0.0.1',
+): Promise<Endpoint> {
   const roles = '/latest/meta-data/iam/security-credentials/';
   const known: Record<string, string | number> = {
     [roles]: 'app-role',
@@ -89,6 +94,7 @@ export function startMetadata(paths: Record<string, string | number> = {}): Prom
       Code: 'Success',
       InstanceProfileArn: 'arn:aws:iam::123456789012:instance-profile/app-profile',
     }),
+    '/latest/meta-data/placement/availability-zone-id': 'euc1-az2',
     '/latest/meta-data/instance-id': 'i-0123456789abcdef0',
     '/latest/dynamic/instance-identity/document': JSON.stringify({
       region: 'eu-central-1',
@@ -107,12 +113,15 @@ export function startMetadata(paths: Record<string, string | number> = {}): Prom
     const body = isAllowed ? (known[asked.path] ?? 404) : 401;
     if (typeof body === 'string') response.end(body);
     else response.writeHead(body).end(plantedSecret);
-  });
+  }, host);
 }
 
-/** An STS that answers AssumeRole, AssumeRoleWithWebIdentity and GetCallerIdentity, or refuses all with `errorCode`. */
-export function startSts(errorCode: string | null = null): Promise<Endpoint> {
+/** An STS that answers AssumeRole, AssumeRoleWithWebIdentity and GetCallerIdentity, or refuses with the error code that `refuse` gives. */
+export function startSts(
+  refuse: string | ((asked: Asked) => string | null) | null = null,
+): Promise<Endpoint> {
   return startEndpoint((asked, response) => {
+    const errorCode = typeof refuse === 'function' ? refuse(asked) : refuse;
     const action = new URLSearchParams(asked.body).get('Action') ?? '';
     response.setHeader('content-type', 'text/xml');
     if (errorCode) {
@@ -135,6 +144,48 @@ export function startSts(errorCode: string | null = null): Promise<Endpoint> {
   });
 }
 
+/** An EFS that describes these mount targets of any file system, or answers with this error code. */
+export function startEfs(targets: readonly MountTarget[] | string): Promise<Endpoint> {
+  return startEndpoint((_, response) => {
+    response.setHeader('content-type', 'application/json');
+    if (typeof targets === 'string') {
+      const isOwnFault = /^(ServiceUnavailable|Internal)/.test(targets);
+      response.writeHead(isOwnFault ? 503 : 400, { 'x-amzn-errortype': targets });
+      response.end(JSON.stringify({ ErrorCode: targets, Message: plantedSecret }));
+      return;
+    }
+    const MountTargets = targets.map((target) => ({
+      MountTargetId: target.mountTargetId,
+      FileSystemId: 'fs-0123456789abcdef0',
+      LifeCycleState: target.state,
+      AvailabilityZoneName: target.zone,
+      AvailabilityZoneId: target.zoneId,
+      IpAddress: target.ipv4,
+      Ipv6Address: target.ipv6,
+    }));
+    response.end(JSON.stringify({ MountTargets }));
+  });
+}
+
+/** An EC2 whose zone `us-east-1x` has the id `use1-azx`; it allows the rehearsal, or answers all with `errorCode`. */
+export function startEc2(errorCode: string | null = null): Promise<Endpoint> {
+  return startEndpoint((asked, response) => {
+    const question = new URLSearchParams(asked.body);
+    const code = errorCode ?? (question.get('DryRun') === 'true' ? 'DryRunOperation' : null);
+    if (code !== null) {
+      const error = `<Error><Code>${code}</Code><Message>${plantedSecret}</Message></Error>`;
+      response.writeHead(400).end(`<Response><Errors>${error}</Errors><RequestID>r</RequestID></Response>`);
+      return;
+    }
+    const name = question.get('ZoneName.1') ?? '';
+    const zone = `<zoneName>${name}</zoneName><zoneId>use1-az${name.slice(-1)}</zoneId>`;
+    response.end(
+      '<DescribeAvailabilityZonesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">' +
+        `<availabilityZoneInfo><item>${zone}</item></availabilityZoneInfo></DescribeAvailabilityZonesResponse>`,
+    );
+  });
+}
+
 /** A home directory with the given files under `.aws`, removed with the test. */
 export function makeHome(files: Record<string, string> = {}): string {
   const home = mkdtempSync(join(tmpdir(), 'efs-agent-home-'));
@@ -144,8 +195,8 @@ export function makeHome(files: Record<string, string> = {}): string {
   return home;
 }
 
-async function listen(server: net.Server): Promise<string> {
-  server.listen(0, '127.0.0.1');
+async function listen(server: net.Server, host = '127.0.0.1'): Promise<string> {
+  server.listen(0, host);
   await once(server, 'listening');
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return `http://${net.isIPv6(host) ? `[${host}]` : host}:${(server.address() as AddressInfo).port}`;
 }

@@ -1,13 +1,8 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { X509Certificate } from 'node:crypto';
-import { once } from 'node:events';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { createHash, X509Certificate } from 'node:crypto';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { build } from 'esbuild';
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type {
-  AgentToIdentity,
   CertificateReply,
   CertificateRequest,
   IdentityToAgent,
@@ -17,39 +12,17 @@ import {
   keysJson,
   makeHome,
   plantedSecret,
+  startEc2,
+  startEfs,
   startEndpoint,
   startMetadata,
   startSilentEndpoint,
   startSts,
 } from './endpoints.ts';
+import { forkIdentity, type Question } from './forked.ts';
 import { golden, goldenKeyPem } from './golden.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'efs-agent-identity-'));
-const program = join(folder, 'identity.cjs');
-
-beforeAll(async () => {
-  // The options of the build script.
-  await build({
-    entryPoints: ['src/identity/main.ts'],
-    outfile: program,
-    bundle: true,
-    format: 'cjs',
-    platform: 'node',
-    target: 'node20.19',
-    minifySyntax: true,
-    logLevel: 'error',
-  });
-});
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-type Start = Extract<AgentToIdentity, { kind: 'start' }>;
-type Question = AgentToIdentity extends infer M
-  ? M extends { requestId: number }
-    ? Omit<M, 'requestId'>
-    : never
-  : never;
-
-const unnamed = { awsProfile: null, awsCredsUri: null };
+const unnamed = { awsProfile: null, awsCredsUri: null, roleArn: null, jwtPath: null };
 const place = { region: 'us-east-1', dnsSuffix: 'amazonaws.com' };
 const whoami: Question = { kind: 'whoami', credentials: unnamed, ...place };
 const certificate = (change: Partial<CertificateRequest> = {}): Question => ({
@@ -65,53 +38,6 @@ const certificate = (change: Partial<CertificateRequest> = {}): Question => ({
     ...change,
   },
 });
-
-/** A real identity process, as the agent forks it; nothing may appear on its standard streams, and no secret in any failure. */
-async function forkIdentity(start: Partial<Start> | null = {}, env: Record<string, string> = {}) {
-  const child: ChildProcess = fork(program, {
-    serialization: 'advanced',
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-    env: { PATH: process.env['PATH'], ...env },
-  });
-  const received: IdentityToAgent[] = [];
-  let output = '';
-  child.stdout?.on('data', (chunk) => {
-    output += chunk;
-  });
-  child.stderr?.on('data', (chunk) => {
-    output += chunk;
-  });
-  child.on('message', (message: IdentityToAgent) => received.push(message));
-  const exited = once(child, 'exit') as Promise<[number | null, string | null]>;
-  onTestFinished(async () => {
-    child.kill('SIGKILL');
-    await exited;
-    expect(output).toBe('');
-    expect(JSON.stringify(received)).not.toContain(plantedSecret);
-  });
-  await expect.poll(() => received[0], { timeout: 5_000 }).toEqual({ kind: 'ready', pid: child.pid });
-
-  let lastId = 0;
-  const send = (message: unknown) => void child.send(message as AgentToIdentity);
-  if (start) {
-    send({
-      kind: 'start',
-      environment: {},
-      metadataEndpoint: closedEndpoint,
-      home: '/nonexistent',
-      ...start,
-    } satisfies Start);
-  }
-  const ask = async (question: Question) => {
-    lastId += 1;
-    const requestId = lastId;
-    send({ ...question, requestId });
-    const find = () => received.find((message) => 'requestId' in message && message.requestId === requestId);
-    await expect.poll(find, { timeout: 8_000, interval: 5 }).toBeDefined();
-    return find()!;
-  };
-  return { child, exited, send, ask, received };
-}
 
 function replyOf(message: IdentityToAgent): CertificateReply {
   if (message.kind !== 'certificate.done') expect.fail(JSON.stringify(message));
@@ -202,6 +128,8 @@ test("the caller's environment and home count, and the agent's own do not", asyn
       AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: '/agent',
       http_proxy: closedEndpoint,
       NODE_USE_ENV_PROXY: '1',
+      // Node 22 calls the proxy support experimental.
+      NODE_NO_WARNINGS: '1',
     },
   );
 
@@ -309,7 +237,7 @@ test('a profile whose role may not be assumed fails with the error code of STS',
   const sts = await startSts('AccessDenied');
   const { ask } = await forkIdentity({ home: roleHome(), environment: { AWS_ENDPOINT_URL_STS: sts.url } });
 
-  const answer = await ask(certificate({ credentials: { awsProfile: 'role', awsCredsUri: null } }));
+  const answer = await ask(certificate({ credentials: { ...unnamed, awsProfile: 'role' } }));
 
   expect(answer).toMatchObject({
     kind: 'failed',
@@ -325,14 +253,206 @@ test('a credential_process gives keys, and when it fails neither its command nor
   const config = `[profile good]\ncredential_process = echo '${json}'\n[profile bad]\ncredential_process = sh -c "echo ${plantedSecret} >&2; exit 1"\n`;
   const { ask } = await forkIdentity({ home: makeHome({ config }) });
 
-  const good = await ask(certificate({ credentials: { awsProfile: 'good', awsCredsUri: null } }));
-  const bad = await ask(certificate({ credentials: { awsProfile: 'bad', awsCredsUri: null } }));
+  const good = await ask(certificate({ credentials: { ...unnamed, awsProfile: 'good' } }));
+  const bad = await ask(certificate({ credentials: { ...unnamed, awsProfile: 'bad' } }));
 
   expect(replyOf(good).identity).toMatchObject({ source: 'named_profile:good', accessKeyId: 'ASIAPROCESS' });
   expect(bad).toMatchObject({
     kind: 'failed',
     error: { code: 'credentials.failed', message: expect.stringContaining('its credential_process') },
   });
+});
+
+test('thirty mounts that start together make one call to STS for a web identity, and one for whoami', async () => {
+  const sts = await startSts();
+  const tokenPath = join(makeHome({ token: 'the-token' }), '.aws/token');
+  const { ask } = await forkIdentity({ environment: { AWS_ENDPOINT_URL_STS: sts.url } });
+  const credentials = { ...unnamed, roleArn: 'arn:aws:iam::123456789012:role/r', jwtPath: tokenPath };
+  const home = await forkIdentity({ home: staticHome(), environment: { AWS_ENDPOINT_URL_STS: sts.url } });
+
+  const replies = await Promise.all(Array.from({ length: 30 }, () => ask(certificate({ credentials }))));
+  expect(new Set(replies.map((reply) => replyOf(reply).identity?.accessKeyId))).toEqual(
+    new Set(['ASIAFROMSTS']),
+  );
+  expect(sts.asked).toHaveLength(1);
+
+  await Promise.all(Array.from({ length: 30 }, () => home.ask(whoami)));
+  expect(sts.asked).toHaveLength(2);
+});
+
+test('thirty mounts that ask where the instance runs read the identity document once', async () => {
+  const metadata = await startMetadata();
+  const { ask } = await forkIdentity({ metadataEndpoint: metadata.url });
+
+  await Promise.all(Array.from({ length: 30 }, () => ask({ kind: 'instance' })));
+
+  expect(metadata.asked.map(({ method }) => method)).toEqual(['PUT', 'GET']);
+});
+
+test('the id of the zone is read only when it is asked for', async () => {
+  const metadata = await startMetadata();
+  const { ask } = await forkIdentity({ metadataEndpoint: metadata.url });
+
+  expect(await ask({ kind: 'instance' })).toMatchObject({ instance: { availabilityZoneId: null } });
+  expect(metadata.asked).toHaveLength(2);
+  expect(await ask({ kind: 'instance', withZoneId: true })).toMatchObject({
+    instance: { availabilityZone: 'eu-central-1b', availabilityZoneId: 'euc1-az2' },
+  });
+});
+
+const targetIn = (letter: string) => ({
+  mountTargetId: `fsmt-${letter}`,
+  state: 'available',
+  zone: `eu-central-1${letter}`,
+  zoneId: `use1-az${letter}`,
+  ipv4: `10.0.0.${letter.charCodeAt(0)}`,
+  ipv6: null,
+});
+const mountTargets = (change: { region?: string; zone?: string | null } = {}): Question => ({
+  kind: 'mountTargets',
+  request: {
+    fileSystemId: golden.input.fileSystemId,
+    zone: null,
+    region: 'eu-central-1',
+    dnsSuffix: 'amazonaws.com',
+    credentials: unnamed,
+    ...change,
+  },
+});
+
+test("without a zone the mount target of the instance's own zone is found, by one call for thirty who ask", async () => {
+  const [metadata, efs, ec2] = await Promise.all([
+    startMetadata(),
+    startEfs([targetIn('a'), targetIn('b')]),
+    startEc2(),
+  ]);
+  const { ask } = await forkIdentity({
+    metadataEndpoint: metadata.url,
+    environment: { AWS_ENDPOINT_URL_EFS: efs.url, AWS_ENDPOINT_URL_EC2: ec2.url },
+  });
+
+  const replies = await Promise.all(Array.from({ length: 30 }, () => ask(mountTargets())));
+
+  const found = { mountTargetId: 'fsmt-b', zone: 'eu-central-1b', addresses: ['10.0.0.98'] };
+  for (const reply of replies) expect(reply).toMatchObject({ kind: 'mountTargets.done', mountTarget: found });
+  expect(efs.asked).toHaveLength(1);
+  expect(ec2.asked).toHaveLength(2);
+});
+
+test('for a file system of another region, and outside of EC2, any mount target is taken', async () => {
+  const [metadata, efs, ec2] = await Promise.all([startMetadata(), startEfs([targetIn('a')]), startEc2()]);
+  const environment = { AWS_ENDPOINT_URL_EFS: efs.url, AWS_ENDPOINT_URL_EC2: ec2.url };
+  const away = await forkIdentity({ metadataEndpoint: metadata.url, environment });
+  const outside = await forkIdentity({
+    environment: { ...environment, AWS_ACCESS_KEY_ID: 'AKIA', AWS_SECRET_ACCESS_KEY: plantedSecret },
+  });
+
+  expect(await away.ask(mountTargets({ region: 'us-east-1' }))).toMatchObject({ kind: 'mountTargets.done' });
+  expect(await outside.ask(mountTargets())).toMatchObject({ kind: 'mountTargets.done' });
+  expect(ec2.asked).toHaveLength(0);
+});
+
+test('without credentials the mount target cannot be looked up, and that is said', async () => {
+  const { ask } = await forkIdentity();
+
+  expect(await ask(mountTargets())).toMatchObject({
+    kind: 'failed',
+    error: { code: 'credentials.metadata-silent', message: expect.stringContaining('Tried:') },
+  });
+});
+
+const environmentKeys = {
+  AWS_ACCESS_KEY_ID: 'AKIAENVIRONMENT',
+  AWS_SECRET_ACCESS_KEY: plantedSecret,
+  AWS_SESSION_TOKEN: `${plantedSecret}==`,
+};
+
+test('the keys of the environment sign, and stand in the environment of no process', async () => {
+  const report = JSON.stringify({ Version: 1, AccessKeyId: 'ASIAPROCESS', SecretAccessKey: 's' });
+  const home = makeHome();
+  const seen = join(home, 'seen');
+  const program = `[profile program]\ncredential_process = sh -c "env > ${seen}; cat ${home}/report"\n`;
+  writeFileSync(join(home, 'report'), report);
+  writeFileSync(
+    join(home, '.aws/config'),
+    `${program}[profile mine]\nrole_arn = arn:aws:iam::123456789012:role/r\ncredential_source = Environment\n`,
+  );
+  const sts = await startSts();
+  const environment = { ...environmentKeys, AWS_ENDPOINT_URL_STS: sts.url };
+  const { ask, child } = await forkIdentity({ home, environment });
+  const askAs = (awsProfile: string | null) => ask(certificate({ credentials: { ...unnamed, awsProfile } }));
+
+  const [own, mine, other] = await Promise.all([askAs(null), askAs('mine'), askAs('program')]);
+
+  expect(replyOf(own).identity).toMatchObject({ source: 'environment', accessKeyId: 'AKIAENVIRONMENT' });
+  expect(replyOf(mine).identity).toMatchObject({ source: 'named_profile:mine', accessKeyId: 'ASIAFROMSTS' });
+  expect(sts.asked[0]!.headers.authorization).toContain('Credential=AKIAENVIRONMENT/');
+  expect(replyOf(other).identity?.accessKeyId).toBe('ASIAPROCESS');
+  expect(readFileSync(seen, 'utf8')).toContain('AWS_ENDPOINT_URL_STS');
+  for (const text of [readFileSync(seen, 'utf8'), readFileSync(`/proc/${child.pid}/environ`, 'utf8')]) {
+    expect(text).not.toContain(plantedSecret);
+    expect(text).not.toContain('AKIAENVIRONMENT');
+  }
+});
+
+test('an SSO profile gives the keys of its role while the sign-in lasts, and says how to sign in afterwards', async () => {
+  const sso = await startEndpoint(({ headers }, response) => {
+    expect(headers['x-amz-sso_bearer_token']).toBe(plantedSecret);
+    const roleCredentials = {
+      accessKeyId: 'ASIASSO',
+      secretAccessKey: plantedSecret,
+      sessionToken: plantedSecret,
+      expiration: Date.now() + 3_600_000,
+    };
+    response.end(JSON.stringify({ roleCredentials }));
+  });
+  const config =
+    '[profile sso]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Reader\n' +
+    '[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.example/start\n';
+  const home = makeHome({ config });
+  const cache = join(home, '.aws/sso/cache');
+  mkdirSync(cache, { recursive: true });
+  const signIn = (expiresAtMs: number) =>
+    writeFileSync(
+      join(cache, `${createHash('sha1').update('corp').digest('hex')}.json`),
+      JSON.stringify({ accessToken: plantedSecret, expiresAt: new Date(expiresAtMs).toISOString() }),
+    );
+  const environment = { AWS_PROFILE: 'sso', AWS_ENDPOINT_URL_SSO: sso.url };
+
+  signIn(Date.now() + 3_600_000);
+  const { ask } = await forkIdentity({ home, environment });
+  expect(replyOf(await ask(certificate())).identity).toMatchObject({
+    source: 'named_profile:sso',
+    accessKeyId: 'ASIASSO',
+  });
+  expect(sso.asked).toHaveLength(1);
+
+  signIn(0);
+  const later = await forkIdentity({ home, environment });
+  expect(await later.ask(certificate())).toMatchObject({
+    kind: 'failed',
+    error: {
+      code: 'credentials.failed',
+      message: expect.stringContaining('under named profile [sso]: its sso_session'),
+      details: { hint: 'Sign in as root: aws sso login --profile sso.' },
+    },
+  });
+});
+
+test('a profile with credential_source = Ec2InstanceMetadata assumes its role with the keys of the instance', async () => {
+  const [metadata, sts] = await Promise.all([startMetadata(), startSts()]);
+  const home = makeHome({
+    config:
+      '[profile role]\nrole_arn = arn:aws:iam::123456789012:role/r\ncredential_source = Ec2InstanceMetadata\n',
+  });
+  const { ask } = await forkIdentity({
+    home,
+    metadataEndpoint: metadata.url,
+    environment: { AWS_PROFILE: 'role', AWS_ENDPOINT_URL_STS: sts.url },
+  });
+
+  expect(replyOf(await ask(certificate())).identity?.accessKeyId).toBe('ASIAFROMSTS');
+  expect(sts.asked[0]!.headers.authorization).toContain('Credential=ASIAFROMMETADATA/');
 });
 
 test('the process leaves with status 0 when it had nothing to do for a while, and not while it works', async () => {

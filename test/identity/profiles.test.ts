@@ -70,6 +70,7 @@ test('keys of the credentials file win over the config file, and either spelling
       credentials: `[both]\n${keys('A')}`,
       config: `[both]\n${keys('B')}[profile long]\n${keys('C')}[short]\n${keys('D')}`,
     }),
+    {},
   );
 
   expect(findProfile(files, 'both')).toMatchObject({
@@ -85,6 +86,7 @@ test('a profile without keys says how it gets some, or that it has none, or that
     makeHome({
       config: '[profile role]\nrole_arn = arn\nsource_profile = x\n[profile half]\naws_access_key_id = A\n',
     }),
+    {},
   );
 
   expect(findProfile(files, 'role')).toEqual({ kind: 'indirect', means: ['role_arn'] });
@@ -93,10 +95,10 @@ test('a profile without keys says how it gets some, or that it has none, or that
 });
 
 test('a home directory without AWS files has no profiles; a file that cannot be read is an error that names it', async () => {
-  const empty = await readProfileFiles('/nonexistent');
+  const empty = await readProfileFiles('/nonexistent', {});
 
   expect(empty.credentials.size + empty.config.size).toBe(0);
-  await expect(readProfileFiles(`${makeHome()}/.aws/../.aws/\0`)).rejects.toMatchObject({
+  await expect(readProfileFiles(`${makeHome()}/.aws/../.aws/\0`, {})).rejects.toMatchObject({
     code: 'credentials.failed',
   });
 });

@@ -1,3 +1,7 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect } from 'vitest';
 import { openVm, testInVm, type Vm } from '../support/vm.ts';
 
@@ -48,9 +52,7 @@ testInVm('the virtual machine knows the time of its host', async () => {
 testInVm(
   'files and folders keep their bytes on the way into the virtual machine and out again',
   async ({ onTestFinished }) => {
-    const { mkdtemp, readFile, rm, writeFile, mkdir } = await import('node:fs/promises');
-    const { randomBytes } = await import('node:crypto');
-    const folder = await mkdtemp('/tmp/efs-agent-vm-');
+    const folder = await mkdtemp(join(tmpdir(), 'efs-agent-vm-'));
     onTestFinished(() => rm(folder, { recursive: true }));
     await mkdir(`${folder}/sent/deep`, { recursive: true });
     const bytes = randomBytes(300_000);

@@ -30,7 +30,7 @@ export interface Worker {
 
 export async function startWorker(
   bundle: string,
-  options: { budgetBytes?: number; dropTo?: { uid: number; gid: number } } = {},
+  options: Partial<Omit<Extract<AgentToWorker, { kind: 'start' }>, 'kind'>> = {},
 ): Promise<Worker> {
   const child = fork(bundle, [], { serialization: 'advanced', stdio: ['ignore', 'inherit', 'pipe', 'ipc'] });
   const said: WorkerToAgent[] = [];
@@ -96,8 +96,12 @@ export async function startWorker(
   };
   worker.tell({
     kind: 'start',
-    dropTo: options.dropTo ?? null,
-    budgetBytes: options.budgetBytes ?? 64 * 1024 * 1024,
+    dropTo: null,
+    budgetBytes: 64 * 1024 * 1024,
+    stallTimeoutMs: 20_000,
+    maxConnections: 1,
+    callbackSocket: null,
+    ...options,
   });
   return worker;
 }

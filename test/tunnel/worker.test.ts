@@ -265,7 +265,9 @@ test('closing a tunnel ends its sessions and its warm connection, and no other t
   await expect.poll(() => peer.connections.filter((socket) => !socket.destroyed).length).toBe(1);
   other.write('y');
   expect((await read(other, 1)).toString()).toBe('y');
-  expect((await worker.totals()).tunnels).toEqual([{ tunnelId: 'u', sessions: 1, bytesUp: 2, bytesDown: 2 }]);
+  expect((await worker.totals()).tunnels).toMatchObject([
+    { tunnelId: 'u', sessions: 1, bytesUp: 2, bytesDown: 2 },
+  ]);
 });
 
 test('a session for a tunnel that is not open is reset and reported', async () => {

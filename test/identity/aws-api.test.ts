@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { locateSts, translateSdkError } from '../../src/identity/sts.ts';
+import { locateService, translateSdkError } from '../../src/identity/aws-api.ts';
 import { plantedSecret } from './endpoints.ts';
 
 test.each([
@@ -22,7 +22,28 @@ test.each([
     'https://sts',
   ],
 ])('STS of %s under %s with %j is %s', (region, dnsSuffix, environment, expected) => {
-  expect(locateSts({ region, dnsSuffix, environment: environment as Record<string, string> })).toBe(expected);
+  expect(
+    locateService('STS', { region, dnsSuffix, environment: environment as Record<string, string> }),
+  ).toBe(expected);
+});
+
+test('each service has its own host and its own variable', () => {
+  const place = { region: 'us-gov-west-1', dnsSuffix: 'amazonaws.com', environment: {} };
+  const own = {
+    AWS_ENDPOINT_URL_EFS: 'https://efs',
+    AWS_ENDPOINT_URL_EC2: 'https://ec2',
+    AWS_ENDPOINT_URL: 'https://all',
+  };
+  const fips = { AWS_USE_FIPS_ENDPOINT: 'true' };
+
+  expect(locateService('EFS', place)).toBe('https://elasticfilesystem.us-gov-west-1.amazonaws.com');
+  expect(locateService('EC2', place)).toBe('https://ec2.us-gov-west-1.amazonaws.com');
+  expect(locateService('EFS', { ...place, environment: fips })).toBe(
+    'https://elasticfilesystem-fips.us-gov-west-1.amazonaws.com',
+  );
+  expect(locateService('EFS', { ...place, environment: own })).toBe('https://efs');
+  expect(locateService('EC2', { ...place, environment: own })).toBe('https://ec2');
+  expect(locateService('STS', { ...place, environment: own })).toBe('https://all');
 });
 
 test('an error of the SDK is told by its code, never by its text', () => {

@@ -1,0 +1,118 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { AgentError, type FaultCode } from '../core/errors.ts';
+import { planMountId } from '../core/mount-state.ts';
+import { findNfsMounts } from '../core/mountinfo.ts';
+import {
+  type AddressPorts,
+  asServer,
+  createAddressFinder,
+  explainUnreachable,
+  type FoundAddresses,
+} from './addresses.ts';
+import { abortable, type Mount, type TunnelPlan } from './tunnel.ts';
+
+/**
+ * A mount without `tls`: the kernel talks to the mount target itself, and there is nothing of ours on the way that
+ * could fail. The agent finds the address, sees whether it answers, and keeps the record.
+ */
+export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
+  const caller = { environment: plan.environment, metadataEndpoint: plan.metadataEndpoint };
+  const findAddresses = createAddressFinder(ports, plan, caller, () => {});
+  const id = planMountId(plan.fileSystemId, plan.mountPoint ?? '/', null);
+  let address: string | null = null;
+  let server = plan.dnsName;
+
+  async function establish(report: (phase: string) => void): Promise<void> {
+    report(
+      plan.spec.mountTargetIp === null ? `resolving ${plan.dnsName}` : `using ${plan.spec.mountTargetIp}`,
+    );
+    const found = await findAddresses();
+    report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}, without TLS`);
+    address = await findAnswering(found, plan);
+    server = found.by === 'name' ? plan.dnsName : asServer(address);
+  }
+
+  const direct: Mount = {
+    plan,
+    id,
+    get server() {
+      return server;
+    },
+    port: null,
+    phase: 'opening',
+    openSessions: () => 0,
+    isMounted: (entries) => findNfsMounts(entries, plan.mountPoint ?? '').length > 0,
+    establish: (signal, report) => abortable(signal, establish(report)),
+    findIdentity: async () => null,
+    status: () => ({
+      mountId: id,
+      fileSystemId: plan.fileSystemId,
+      accessPointId: null,
+      path: plan.spec.path,
+      mountPoint: plan.mountPoint,
+      state: direct.phase,
+      tls: false,
+      iam: false,
+      port: null,
+      dnsName: plan.dnsName,
+      address,
+      tlsVersion: null,
+      cipher: null,
+      serverCertificateExpiresAtMs: null,
+      identity: null,
+      clientCertificateExpiresAtMs: null,
+      sessions: 0,
+      reconnects: 0,
+      bytesUp: 0,
+      bytesDown: 0,
+      lastError: null,
+    }),
+    close: async () => {},
+  };
+  return direct;
+}
+
+/** The first address that accepts a connection: mount.nfs4 alone would be silent for minutes. Errors: `target.*`. */
+async function findAnswering(found: FoundAddresses, plan: TunnelPlan): Promise<string> {
+  let failure: unknown;
+  for (const address of found.list) {
+    try {
+      await tryConnect(address, plan.mountTargetPort, plan.dialTimeoutMs);
+      return address;
+    } catch (error) {
+      failure = error;
+    }
+  }
+  throw explainUnreachable(failure, found);
+}
+
+const codes = new Map<string, FaultCode>([
+  ['ECONNREFUSED', 'target.refused'],
+  ['ABORT_ERR', 'target.silent'],
+  ['ETIMEDOUT', 'target.silent'],
+]);
+
+async function tryConnect(address: string, port: number, timeoutMs: number): Promise<void> {
+  const socket = connect({ host: address, port });
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(timeoutMs) });
+  } catch (cause) {
+    const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
+    const where = `${asServer(address)}:${port}`;
+    const fault = codes.get(code) ?? 'target.unreachable';
+    throw new AgentError(
+      fault,
+      fault === 'target.silent'
+        ? `${where} did not answer within ${timeoutMs} ms`
+        : fault === 'target.refused'
+          ? `${where} refused the connection`
+          : `${where} cannot be reached: ${code}`,
+      { address, port },
+      cause,
+    );
+  } finally {
+    socket.on('error', () => {});
+    socket.destroy();
+  }
+}

@@ -1,0 +1,25 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+const fileName = 'agent.pid';
+
+/** Leaves our process id in the runtime directory, for the next start of the service. Errors: none that matter. */
+export async function writeAgentPid(directory: string): Promise<void> {
+  await writeFile(join(directory, fileName), `${process.pid}\n`).catch(() => {});
+}
+
+/**
+ * The process id of the agent that serves this runtime directory; null when there is none.
+ *
+ * A number alone proves nothing, since the kernel gives it out again: the process must be an agent.
+ */
+export async function readAgentPid(directory: string): Promise<number | null> {
+  try {
+    const pid = Number(await readFile(join(directory, fileName), 'utf8'));
+    if (!Number.isSafeInteger(pid) || pid <= 1 || pid === process.pid) return null;
+    const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8');
+    return /(^|\/)agent\.cjs$/m.test(commandLine.replaceAll('\0', '\n')) ? pid : null;
+  } catch {
+    return null;
+  }
+}

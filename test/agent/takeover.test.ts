@@ -1,0 +1,109 @@
+import { writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../support/agent-stage.ts';
+
+let stage: AgentStage;
+beforeEach(() => {
+  stage = openAgentStage([23100, 23119]);
+});
+afterEach(() => stage.close());
+
+test('a takeover hands the listener over: a probe that connects all the while is never refused', async () => {
+  await stage.startTarget();
+  const old = await stage.startAgent();
+  await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', 'tls,mounttargetip=127.0.0.1');
+  const port = (await stage.status()).mounts[0]!.port!;
+  const open = await openEcho(port);
+  const probe = startProbe(port);
+
+  const takeover = await stage.efsAgent('agent', '--takeover');
+  await old.ended;
+  await expect.poll(() => open.ask(' and goes on')).toBe(' and goes on');
+  const status = await stage.status();
+  const refused = await probe.stop();
+
+  expect(takeover).toMatchObject({ status: 0, stderr: '' });
+  expect(status.pid).not.toBe(old.child.pid);
+  expect(status.mounts).toMatchObject([{ fileSystemId, state: 'mounted', port }]);
+  expect(refused).toEqual([]);
+  expect(probe.answered()).toBeGreaterThan(0);
+  open.close();
+  process.kill(status.pid!, 'SIGTERM');
+});
+
+test('a successor that cannot start leaves the running agent in charge', async () => {
+  await stage.startTarget();
+  const agent = await stage.startAgent();
+  await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', 'tls,mounttargetip=127.0.0.1');
+  const port = (await stage.status()).mounts[0]!.port!;
+  writeFileSync(join(stage.directory, 'efs-utils.conf'), 'broken\n');
+
+  agent.child.kill('SIGHUP');
+  await waitFor(() => agent.stderr().includes('takeover.failed'), 'the takeover to fail', agent);
+
+  const echo = await openEcho(port);
+  expect(await echo.ask('still here')).toBe('still here');
+  echo.close();
+});
+
+interface Echo {
+  ask(text: string): Promise<string>;
+  close(): void;
+}
+
+async function openEcho(port: number): Promise<Echo> {
+  const socket: Socket = connect({ port, host: '127.0.0.1' });
+  await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
+  return {
+    ask(text) {
+      socket.write(text);
+      return new Promise((resolve, reject) => {
+        let answer = '';
+        const collect = (chunk: Buffer) => {
+          answer += chunk;
+          if (answer.length < text.length) return;
+          socket.off('data', collect);
+          resolve(answer);
+        };
+        socket.on('data', collect);
+        socket.once('close', () => reject(new Error('the connection was closed')));
+      });
+    },
+    close: () => socket.destroy(),
+  };
+}
+
+/**
+ * Connects, says a word and waits for the answer, over and over; counts what went wrong. The last connection
+ * stays until the next one is there: a mount that the kernel does not know lives by its connections.
+ */
+function startProbe(port: number) {
+  const failures: string[] = [];
+  let answers = 0;
+  let stopped = false;
+  let last: Echo | null = null;
+  const running = (async () => {
+    while (!stopped) {
+      try {
+        const echo = await openEcho(port);
+        await echo.ask('probe');
+        last?.close();
+        last = echo;
+        answers += 1;
+      } catch (error) {
+        failures.push((error as Error).message);
+      }
+    }
+  })();
+  return {
+    answered: () => answers,
+    async stop(): Promise<string[]> {
+      stopped = true;
+      await running;
+      last?.close();
+      return failures;
+    },
+  };
+}
