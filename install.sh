@@ -68,7 +68,7 @@ systemd_runs() {
 if [ "$uninstall" = yes ]; then
   [ -f "$destdir$record" ] || fail "efs-agent is not installed${destdir:+ in $destdir}"
   if [ -z "$destdir" ] && [ "$force" = no ]; then
-    for mount in /run/efs-agent/mounts/*.json; do
+    for mount in /run/efs-agent/mounts/*.json /run/efs-agent/netns/*/mounts/*.json; do
       [ ! -f "$mount" ] || fail "file systems are mounted (see efs-agent status): unmount them first, or give --force"
     done
   fi

@@ -16,7 +16,7 @@ const usage = `usage: npm run bench [-- COMMAND] [OPTIONS]
   --seconds N         measured time of one run [3]
   --relay NAME=CMD    one more relay; CMD with {listen} {connect} {listen-port} {connect-port} {ca} {cert} {key}
                       {server-name} {conf}, for example --relay 'efs-proxy=efs-proxy {conf} --tls'
-  --only NAME         only this relay; again for more
+  --only NAME         only this relay, and those of --relay; again for more
   --load NAME         only this load; again for more
 `;
 

@@ -60,6 +60,7 @@ export function drawRelays({ machine, date, rounds, seconds, results }) {
     y += headPx + rows.length * rowPx + 14;
   }
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${widthPx}" height="${y}" viewBox="0 0 ${widthPx} ${y}" font-family="sans-serif" font-size="12">
+<title>Relays side by side: CPU and throughput</title>
 <rect width="100%" height="100%" fill="white"/>
 ${text(10, 24, 'Relays side by side, one run', 'font-size="16" font-weight="bold"')}
 ${text(10, 44, `${machine}; ${date.slice(0, 10)}; ${rounds} rounds of ${seconds} s in turns, medians`, looks.head)}

@@ -151,7 +151,7 @@ function mustBeKnown(option, names, known) {
 async function openRelays(stage, server, wanted, only) {
   const relays = [];
   for (const [name, open] of Object.entries(wanted)) {
-    if (only.length > 0 && !only.includes(name)) continue;
+    if (only.length > 0 && !only.includes(name) && Object.hasOwn(ownRelays, name)) continue;
     try {
       relays.push(await open(stage, server));
     } catch (thrown) {

@@ -112,7 +112,7 @@ async function openPipe(stage, { tlsPort }) {
  * Reads `--relay name=command`. The command is split at blanks and runs without a shell. Its placeholders:
  * {listen}, {connect}: address:port; {listen-port}, {connect-port}; {ca}: file of the trust anchor;
  * {cert}, {key}: files of a client certificate; {server-name}; {conf}: a configuration file as efs-utils writes
- * it for stunnel and efs-proxy.
+ * it for efs-proxy.
  */
 export function parseRelay(text) {
   const [, name, command] = /^([^=]+)=(.+)$/s.exec(text) ?? [];

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { AgentError, type FaultCode } from '../core/errors.ts';
 import { planMountId } from '../core/mount-state.ts';
 import { findNfsMounts } from '../core/mountinfo.ts';
@@ -30,7 +31,8 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
     const found = await findAddresses();
     report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}, without TLS`);
     address = await findAnswering(found, plan);
-    server = found.by === 'name' ? plan.dnsName : asServer(address);
+    // A name whose first address is dead would lead mount.nfs4 there.
+    server = found.by === 'name' && address === found.list[0] ? plan.dnsName : asServer(address);
   }
 
   const direct: Mount = {
@@ -73,18 +75,28 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
   return direct;
 }
 
-/** The first address that accepts a connection: mount.nfs4 alone would be silent for minutes. Errors: `target.*`. */
+/** How long an address is waited for before the next one is tried beside it, in milliseconds. RFC 8305 section 8. */
+const staggerMs = 250;
+
+/**
+ * The first address that accepts a connection: mount.nfs4 alone would be silent for minutes.
+ *
+ * Errors: `target.*`, that of the first address.
+ */
 async function findAnswering(found: FoundAddresses, plan: TunnelPlan): Promise<string> {
-  let failure: unknown;
-  for (const address of found.list) {
-    try {
-      await tryConnect(address, plan.mountTargetPort, plan.dialTimeoutMs);
-      return address;
-    } catch (error) {
-      failure = error;
-    }
+  const answered = new AbortController();
+  const attempts = found.list.map(async (address, index) => {
+    await delay(index * staggerMs, undefined, { signal: answered.signal });
+    await tryConnect(address, plan.mountTargetPort, plan.dialTimeoutMs, answered.signal);
+    return address;
+  });
+  try {
+    return await Promise.any(attempts);
+  } catch (error) {
+    throw explainUnreachable((error as AggregateError).errors[0], found);
+  } finally {
+    answered.abort();
   }
-  throw explainUnreachable(failure, found);
 }
 
 const codes = new Map<string, FaultCode>([
@@ -93,10 +105,15 @@ const codes = new Map<string, FaultCode>([
   ['ETIMEDOUT', 'target.silent'],
 ]);
 
-async function tryConnect(address: string, port: number, timeoutMs: number): Promise<void> {
+async function tryConnect(
+  address: string,
+  port: number,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const socket = connect({ host: address, port });
   try {
-    await once(socket, 'connect', { signal: AbortSignal.timeout(timeoutMs) });
+    await once(socket, 'connect', { signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]) });
   } catch (cause) {
     const { code = 'unknown error' } = cause as NodeJS.ErrnoException;
     const where = `${asServer(address)}:${port}`;

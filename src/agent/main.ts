@@ -45,7 +45,7 @@ async function main(): Promise<void> {
   else await begin();
   await writeAgentPid(directory);
   const sweeping = setInterval(() => void mounts.sweep(), sweepMs);
-  if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.list().length > 0, leave);
+  if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.status().length > 0, leave);
   log('info', 'agent.ready');
   await notifySystemd(given.successor ? [] : ['READY=1']);
   process.on('SIGTERM', () => void stop('SIGTERM'));

@@ -79,12 +79,25 @@ export function createMounts(ports: MountsPorts): Mounts {
 
   const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
   const findServed = (mountPoint: string) =>
-    [...served.values()].find(({ plan, phase }) => plan.mountPoint === mountPoint && phase === 'mounted');
+    [...served.values()].findLast(({ plan, phase }) => plan.mountPoint === mountPoint && phase === 'mounted');
 
   async function remove(mount: Mount): Promise<void> {
     if (!served.delete(mount.id)) return;
     await mount.close();
     await ports.stateFiles.remove(mount.id);
+  }
+
+  /** A record of an earlier mount there goes, if that is gone. Errors: `mountpoint.busy` while another is under way. */
+  async function claim(mountPoint: string): Promise<void> {
+    await mounts.unmounted(mountPoint);
+    const underWay = [...served.values()].some(
+      ({ plan, phase }) => plan.mountPoint === mountPoint && (phase === 'opening' || phase === 'mounting'),
+    );
+    if (!underWay) return;
+    throw new AgentError('mountpoint.busy', `another command is mounting on ${mountPoint} at this moment`, {
+      mountPoint,
+      hint: 'Wait for it, and try again.',
+    });
   }
 
   /** Written before the kernel mounts: a full disk must stop the mount, and a dead agent must leave a trace of it. */
@@ -158,6 +171,7 @@ export function createMounts(ports: MountsPorts): Mounts {
   const mounts: Mounts = {
     async open(request, signal, report) {
       const { plan, config } = await planMount(ports, request);
+      if (request.mountPoint !== null) await claim(request.mountPoint);
       const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
       served.set(mount.id, mount);
       try {

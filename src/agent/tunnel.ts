@@ -175,7 +175,10 @@ async function joinTunnel(
     handOver();
   });
   const tunnelId = planMountId(plan.fileSystemId, plan.mountPoint ?? '/tunnel', listener.port);
-  log('info', inherited === null ? 'listener.opened' : 'listener.inherited', { tunnel: tunnelId, port: listener.port });
+  log('info', inherited === null ? 'listener.opened' : 'listener.inherited', {
+    tunnel: tunnelId,
+    port: listener.port,
+  });
 
   const findAddresses = createAddressFinder(ports, plan, caller, (error) => note(error, 'name.unresolved'));
 

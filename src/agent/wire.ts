@@ -49,7 +49,8 @@ export async function wireAgent(
   const readConfig = async () => parseConfig(await readConfigFiles(environment));
   const bundles = dirname(process.argv[1] ?? '');
   const childEnvironment = { PATH: environment['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' };
-  const dropTo = await readUnprivilegedUser((await readConfig()).workerUser);
+  const { workerUser, stallTimeoutMs, maxConnections } = await readConfig();
+  const dropTo = await readUnprivilegedUser(workerUser);
 
   // In memory only.
   let privateKey: Promise<string> | null = null;
@@ -71,8 +72,8 @@ export async function wireAgent(
         kind: 'start',
         dropTo,
         budgetBytes,
-        stallTimeoutMs: 20_000,
-        maxConnections: 1,
+        stallTimeoutMs,
+        maxConnections,
         callbackSocket: workerSocketPath(runtimeDirectory),
       }),
     },

@@ -67,6 +67,20 @@ export const targetCommand: CommandModule<object, TargetCommand> = {
       default: 21_600,
       describe: 'Seconds for which credentials from the metadata service are good',
     },
+    'max-connections': {
+      type: 'number',
+      default: 5,
+      describe: 'Connections that one client may bind together',
+    },
+    'scale-up-bytes-per-second': {
+      type: 'number',
+      default: 314_572_800,
+      describe: 'From which load a client is told to have more than one connection; 0 = always',
+    },
+    'limit-bytes-per-second': {
+      type: 'number',
+      describe: 'What one connection may carry [default: no limit]',
+    },
     'state-dir': {
       type: 'string',
       describe: 'Directory for keys and data, kept [default: a temporary one]',

@@ -103,13 +103,6 @@ export const settings = {
     parseBoolean,
     'ask the EFS API for an address when DNS has none',
   ),
-  disableMetadataToken: reference(
-    'mount',
-    'disable_fetch_ec2_metadata_token',
-    'false',
-    parseBoolean,
-    'never ask the instance metadata service for a token',
-  ),
   retryNfsMount: reference(
     'mount',
     'retry_nfs_mount_command',
@@ -140,6 +133,15 @@ export const settings = {
   dialTimeoutMs: inSeconds(
     ours('dial_timeout_sec', '10', upTo(3_600), 'time limit for TCP and TLS to a mount target'),
   ),
+  stallTimeoutMs: inSeconds(
+    ours('stall_timeout_sec', '20', upTo(3_600), 'how long a mount target that owes an answer may be silent'),
+  ),
+  maxConnections: ours(
+    'max_connections',
+    '5',
+    upTo(64),
+    'most TLS connections for one mount; 1 = always one',
+  ),
   idleExitMs: inSeconds(ours('idle_exit_sec', '60', upTo(86_400), 'how long an agent without mounts stays')),
 };
 
@@ -151,6 +153,12 @@ export const settingsWithoutEffect: readonly Setting<string>[] = [
   noEffect('DEFAULT', 'logging_max_bytes', '1048576', 'the journal keeps the log'),
   noEffect('DEFAULT', 'logging_file_count', '10', 'the journal keeps the log'),
   noEffect('DEFAULT', 'state_file_dir_mode', '750', 'the state directory is for root only'),
+  noEffect(
+    'mount',
+    'disable_fetch_ec2_metadata_token',
+    'false',
+    'the metadata service is asked with a session token only (IMDSv2)',
+  ),
   noEffect('mount', 'stunnel_debug_enabled', 'false', 'the tunnel logs as logging_level says'),
   noEffect('mount', 'stunnel_logs_file', null, 'the tunnel logs to the journal'),
   noEffect('mount', 'stunnel_check_cert_hostname', 'true', "the mount target's name is always checked"),

@@ -4,7 +4,7 @@ import { findNfsMount, type MountEntry, parseMountInfo } from '../core/mountinfo
 import { readOwnMountTable } from '../host/own-mounts.ts';
 import type { Caller } from './caller.ts';
 import { converse, receiveAnswer } from './conversation.ts';
-import { findAgent } from './start-agent.ts';
+import { openAgent } from './start-agent.ts';
 
 /** The NFS mount that is on top at a mount point, or null. */
 export function readNfsMount(mountPoint: string, caller: Caller): MountEntry | null {
@@ -17,8 +17,8 @@ export async function compareMount(
   mountPoint: string,
   caller: Caller,
 ): Promise<ServedMount | null> {
-  const agent = await findAgent(caller);
-  if (agent === null) return null;
+  // One that was not running knows the mounts of the one before it.
+  const agent = await openAgent(caller);
   return converse(agent, caller, async () => {
     agent.send({
       kind: 'compare',

@@ -41,7 +41,7 @@ export async function openAgent(caller: Caller): Promise<AgentConnection> {
  */
 export async function findAgent(caller: Caller): Promise<AgentConnection | null> {
   const directory = agentDirectory(caller);
-  if (isDefaultOnSystemd(directory)) {
+  if (isDefaultOnSystemd(directory, caller)) {
     const systemctl = findProgram('systemctl', caller.environment['PATH']);
     const states =
       systemctl === null
@@ -66,12 +66,12 @@ type Started = () => { kind: 'failed'; lastLine: string } | { kind: 'busy' } | n
 
 const neverEnds: Started = () => null;
 
-function isDefaultOnSystemd(directory: string): boolean {
-  return directory === defaultRuntimeDir && existsSync('/run/systemd/system');
+function isDefaultOnSystemd(directory: string, caller: Caller): boolean {
+  return directory === defaultRuntimeDir && existsSync(caller.files.systemd);
 }
 
 async function startThroughSystemd(directory: string, caller: Caller): Promise<boolean> {
-  if (!isDefaultOnSystemd(directory)) return false;
+  if (!isDefaultOnSystemd(directory, caller)) return false;
   const systemctl = findProgram('systemctl', caller.environment['PATH']);
   if (systemctl === null) return false;
   const { end, stderr } = await runSystemctl(systemctl, ['start', socketUnit], caller);
@@ -100,7 +100,8 @@ function spawnAgent(directory: string, caller: Caller): Started {
     ...Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]])),
     EFS_AGENT_RUNTIME_DIR: directory,
   };
-  const child = spawn(process.execPath, [bundle, '--on-demand'], {
+  const [program = '', ...args] = [...findScope(caller), process.execPath, bundle, '--on-demand'];
+  const child = spawn(program, args, {
     detached: true,
     cwd: '/',
     env: environment,
@@ -124,6 +125,17 @@ function spawnAgent(directory: string, caller: Caller): Started {
   };
 }
 
+/**
+ * Under systemd an agent that we start gets a control group of its own: in that of a mount unit, or of the service that
+ * mounts, it would be ended with it, and all other mounts with the agent. The namespaces stay the caller's.
+ */
+function findScope(caller: Caller): string[] {
+  const program = existsSync(caller.files.systemd)
+    ? findProgram('systemd-run', caller.environment['PATH'])
+    : null;
+  return program === null ? [] : [program, '--scope', '--quiet', '--collect', '--'];
+}
+
 async function waitForAgent(directory: string, started: Started, caller: Caller): Promise<AgentConnection> {
   const socketPath = controlSocketPath(directory);
   const deadlineMs = performance.now() + caller.limits.agentStartMs;
@@ -135,7 +147,7 @@ async function waitForAgent(directory: string, started: Started, caller: Caller)
       throw new AgentError(
         'agent.start-failed',
         `the agent did not start: ${end.lastLine}`,
-        startHint(directory),
+        startHint(directory, caller),
       );
     await caller.pause(connectPauseMs);
   }
@@ -143,12 +155,12 @@ async function waitForAgent(directory: string, started: Started, caller: Caller)
   throw new AgentError(
     'agent.unreachable',
     `the agent was started and did not listen on ${socketPath} within ${caller.limits.agentStartMs / 1_000} s`,
-    startHint(directory),
+    startHint(directory, caller),
   );
 }
 
-function startHint(directory: string): { hint: string } | Record<string, never> {
-  return isDefaultOnSystemd(directory)
+function startHint(directory: string, caller: Caller): { hint: string } | Record<string, never> {
+  return isDefaultOnSystemd(directory, caller)
     ? {}
     : { hint: `Read ${logPath(directory)}, or run efs-agent agent in a terminal to see why.` };
 }

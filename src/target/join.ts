@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import type { Pace } from './pace.ts';
 
 /** Bytes inside TLS, seen from the mount target. */
 export interface JoinCounters {
@@ -10,23 +11,33 @@ export interface JoinCounters {
  * Carries bytes between an NFS client and a backend until both directions have ended or one side breaks.
  *
  * End-of-stream passes on as half-close, back-pressure holds in both directions, and whatever ends one side
- * without an end-of-stream destroys the other. Resolves when both are closed.
+ * without an end-of-stream destroys the other. Resolves when both are closed. Both directions together keep to `pace`.
  */
-export function joinStreams(client: Duplex, backend: Duplex, counters: JoinCounters): Promise<void> {
+export function joinStreams(
+  client: Duplex,
+  backend: Duplex,
+  counters: JoinCounters,
+  pace: Pace | null = null,
+): Promise<void> {
   const closed = Promise.all([whenClosed(client, backend), whenClosed(backend, client)]);
   carry(client, backend, (bytes) => {
     counters.bytesReceived += bytes;
+    return pace?.take(bytes) ?? 0;
   });
   carry(backend, client, (bytes) => {
     counters.bytesSent += bytes;
+    return pace?.take(bytes) ?? 0;
   });
   return closed.then(() => undefined);
 }
 
-function carry(from: Duplex, to: Duplex, count: (bytes: number) => void): void {
+/** @param count says how many milliseconds to wait after these bytes. */
+function carry(from: Duplex, to: Duplex, count: (bytes: number) => number): void {
   from.on('data', (chunk: Buffer) => {
-    count(chunk.length);
-    if (!to.write(chunk)) from.pause();
+    const delayMs = count(chunk.length);
+    const isTaken = to.write(chunk);
+    if (!isTaken || delayMs > 0) from.pause();
+    if (isTaken && delayMs > 0) setTimeout(() => from.resume(), delayMs);
   });
   to.on('drain', () => from.resume());
   from.on('end', () => to.end());

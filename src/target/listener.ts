@@ -4,11 +4,14 @@ import { createServer as createTlsServer, type TLSSocket, type Server as TlsServ
 import { AgentError, asAgentError } from '../core/errors.ts';
 import { type AccessOutcome, type AccountFacts, type ConnectionFacts, decideAccess } from './access.ts';
 import { type AccessPoint, openAccessPointRoot } from './access-point.ts';
+import { takeBind } from './bind.ts';
+import type { BoundClients } from './bound-clients.ts';
 import { checkClientCertificate } from './client-certificate.ts';
 import type { CredentialIssuer } from './credentials.ts';
 import { connectionClosedEvent, newClientConnectionEvent, type TargetEvent } from './events.ts';
 import { type Backend, type BackendRoot, clientAddressFor } from './ganesha.ts';
 import { type JoinCounters, joinStreams } from './join.ts';
+import { Pace } from './pace.ts';
 import type { Policy } from './policy.ts';
 import { createRefusal } from './refusal.ts';
 import type { ServerIdentity } from './server-certificate.ts';
@@ -44,6 +47,9 @@ export interface ListenerParts {
   directories: ReadonlyMap<string, string>;
   accessPoints: readonly AccessPoint[];
   backends: Backends;
+  boundClients: BoundClients;
+  /** What one client connection may carry, both directions together; null = anything. */
+  limitBytesPerSecond: number | null;
   onEvent: (event: TargetEvent) => void;
   nowMs: () => number;
 }
@@ -164,13 +170,27 @@ async function serve(
   try {
     const { outcome, root } = admit(client, connection, listen, parts);
     parts.onEvent(newClientConnectionEvent(parts.account, connection, outcome, parts.nowMs()));
+    const bind = await takeBind(client);
     if (outcome.kind === 'granted' && root !== null) {
       const { port } = await parts.backends.open(root);
       const { ClientWrite: write, ClientRootAccess: rootAccess } = outcome.decision.permissions;
       const localAddress = clientAddressFor({ write, root: rootAccess });
-      const backend = connect({ host: '127.0.0.1', port, localAddress, allowHalfOpen: true, noDelay: true });
-      await joinStreams(client, backend, counters);
+      const reach = () =>
+        connect({ host: '127.0.0.1', port, localAddress, allowHalfOpen: true, noDelay: true });
+      const limit = parts.limitBytesPerSecond;
+      const pace = limit === null ? null : new Pace(limit, () => performance.now());
+      if (bind === null) await joinStreams(client, reach(), counters, pace);
+      else
+        await parts.boundClients.serve(
+          client,
+          bind,
+          `${root.name} ${port} ${localAddress}`,
+          reach,
+          counters,
+          pace,
+        );
     } else {
+      if (bind !== null) parts.boundClients.refuse(client, bind);
       await refuse(client, counters);
     }
   } catch (thrown) {

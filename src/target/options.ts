@@ -19,6 +19,9 @@ export interface TargetArguments {
   metadataV1: boolean;
   stateDir: string | undefined;
   credentialsLifetime: number;
+  maxConnections: number;
+  scaleUpBytesPerSecond: number;
+  limitBytesPerSecond: number | undefined;
 }
 
 export const nfsPort = 2_049;
@@ -71,6 +74,10 @@ export function parseTargetArguments(typed: TargetArguments): Omit<TargetOptions
       'Write a whole number from 1 to 604800.',
     );
   }
+  mustBeCount('--max-connections', typed.maxConnections, 1, 64);
+  mustBeCount('--scale-up-bytes-per-second', typed.scaleUpBytesPerSecond, 0, 2_147_483_647);
+  const limit = typed.limitBytesPerSecond;
+  if (limit !== undefined) mustBeCount('--limit-bytes-per-second', limit, 1, Number.MAX_SAFE_INTEGER);
   return {
     region: typed.region,
     dnsSuffix: typed.dnsSuffix,
@@ -89,6 +96,11 @@ export function parseTargetArguments(typed: TargetArguments): Omit<TargetOptions
     metadata: { ...parseMetadataAddress(typed.metadata), tokenOptional: typed.metadataV1 },
     stateDirectory: typed.stateDir ?? null,
     credentialsLifetimeMs: lifetime * 1_000,
+    multiplexing: {
+      maxConnections: typed.maxConnections,
+      thresholdBytesPerSecond: typed.scaleUpBytesPerSecond,
+    },
+    limitBytesPerSecond: limit ?? null,
   };
 }
 
@@ -172,6 +184,11 @@ function mustBePlainPath(option: string, path: string): void {
       `${option}: the path has a quote, a backslash or a control character`,
       'Name another path.',
     );
+}
+
+function mustBeCount(option: string, value: number, least: number, most: number): void {
+  if (Number.isInteger(value) && value >= least && value <= most) return;
+  throw malformed(`${option} ${value} is not right`, `Write a whole number from ${least} to ${most}.`);
 }
 
 function mustMatch(option: string, text: string, shape: RegExp, what: string): void {

@@ -4,6 +4,8 @@ import { join, resolve } from 'node:path';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { AccountFacts } from './access.ts';
 import type { AccessPoint } from './access-point.ts';
+import type { Multiplexing } from './bind.ts';
+import { BoundClients } from './bound-clients.ts';
 import { openCredentialIssuer } from './credentials.ts';
 import type { TargetEvent } from './events.ts';
 import { type Backend, type BackendRoot, findGanesha, openBackend } from './ganesha.ts';
@@ -31,6 +33,10 @@ export interface TargetOptions extends AccountFacts {
   /** Null = a temporary one, removed by `close`. */
   stateDirectory: string | null;
   credentialsLifetimeMs: number;
+  /** What clients that bind are told about having more connections. */
+  multiplexing: Multiplexing;
+  /** What one client connection may carry, both directions together; null = anything. */
+  limitBytesPerSecond: number | null;
   onEvent: (event: TargetEvent) => void;
   /** Epoch milliseconds; every decision about time uses it. */
   nowMs: () => number;
@@ -100,6 +106,8 @@ export async function openTarget(options: TargetOptions): Promise<Target> {
       directories,
       accessPoints,
       backends,
+      boundClients: new BoundClients(options.multiplexing),
+      limitBytesPerSecond: options.limitBytesPerSecond,
       onEvent,
       nowMs,
     };

@@ -39,7 +39,6 @@ export async function searchConnections(request: SearchRequest): Promise<SearchR
   const found = new Map<string, Upstream[]>();
   const stopping = new AbortController();
   const signal = AbortSignal.any([stopping.signal, request.signal]);
-  const own = () => (request.partition === null ? [] : (found.get(request.partition) ?? []));
   let wanted = planConnections(request.settings, request.limit);
   let attempts = 0;
   let why = 'too few connections were found in time';
@@ -76,24 +75,30 @@ export async function searchConnections(request: SearchRequest): Promise<SearchR
     }
     return false;
   };
-  const search = async (): Promise<void> => {
-    for (let failures = 0; !signal.aborted; ) {
-      attempts += 1;
-      if (attempts > mostAttempts) stop('too many attempts');
-      else if (!(await attempt())) {
-        failures += 1;
-        // Aborted: the loop ends.
-        await wait(planDelayMs(failures, request.random()), undefined, { signal }).catch(() => {});
-      }
+  /** As many as the bucket that is nearest to being full lacks: none is opened in vain. */
+  const missing = (): number => {
+    let least = wanted - 1;
+    for (const [partition, bucket] of found) {
+      least = Math.min(least, (partition === request.partition ? wanted - 1 : wanted) - bucket.length);
     }
+    return Math.max(1, Math.min(attemptsAtOnce, least));
   };
 
   const timer = setTimeout(() => stopping.abort(), searchMs);
-  const parallel = Math.max(1, Math.min(attemptsAtOnce, wanted - 1));
-  await Promise.all(Array.from({ length: parallel }, search));
+  for (let failures = 0; !signal.aborted; ) {
+    const count = missing();
+    attempts += count;
+    const succeeded = await Promise.all(Array.from({ length: count }, attempt));
+    if (attempts >= mostAttempts) stop('too many attempts');
+    if (succeeded.includes(true)) continue;
+    failures += 1;
+    // Aborted: the loop ends.
+    await wait(planDelayMs(failures, request.random()), undefined, { signal }).catch(() => {});
+  }
   clearTimeout(timer);
 
-  const usable = request.signal.aborted ? [] : other === null ? own() : (found.get(other) ?? []);
+  const partition = other ?? request.partition;
+  const usable = request.signal.aborted || partition === null ? [] : (found.get(partition) ?? []);
   const chosen = usable
     .filter(({ socket }) => !socket.destroyed && !socket.readableEnded)
     .slice(0, other === null ? wanted - 1 : wanted);

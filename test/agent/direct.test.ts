@@ -1,5 +1,7 @@
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server } from 'node:net';
+import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage } from '../support/agent-stage.ts';
 
@@ -86,4 +88,23 @@ test('a refusal without tls says what to add', async () => {
   expect(ended.stderr).toContain(
     '[access.denied]\n  Add the options tls and iam, or allow anonymous clients',
   );
+});
+
+test('two commands that mount on one directory at once do not mount it twice', async () => {
+  const go = join(stage.directory, 'go');
+  stage.standIn(
+    'mount.nfs4',
+    `echo called >>${stage.directory}/nfs-calls; until [ -e ${go} ]; do sleep 0.1; done`,
+  );
+  const first = stage.mountEfs(fileSystemId, stage.mountPoint, '-o', 'mounttargetip=127.0.0.1');
+  await expect.poll(() => stage.nfsCalls(), { timeout: 10_000 }).toEqual(['called']);
+
+  const second = await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', 'mounttargetip=127.0.0.1');
+  writeFileSync(go, '');
+
+  expect(second.status).toBe(32);
+  expect(second.stderr).toContain(
+    `another command is mounting on ${stage.mountPoint} at this moment [mountpoint.busy]`,
+  );
+  expect((await first).status).toBe(0);
 });

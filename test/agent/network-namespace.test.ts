@@ -19,16 +19,19 @@ beforeEach(() => {
 afterEach(() => stage.close());
 
 /** A network namespace with its loopback up, and a TLS server inside in the place of the mount target. */
-async function openNamespace(): Promise<{ path: string; close(): void }> {
+async function openNamespace(
+  address = '127.0.0.1',
+  prepare = 'true',
+): Promise<{ path: string; close(): void }> {
   const certificate = stage.ca.issue({ names: [targetName] });
   const script = join(stage.directory, 'target.mjs');
   writeFileSync(
     script,
     `import tls from 'node:tls';
 tls.createServer(${JSON.stringify({ key: certificate.privateKeyPem, cert: certificate.certificatePem })}, (socket) => socket.on('error', () => {}).pipe(socket))
-  .listen(2049, '127.0.0.1', () => console.log('listening'));`,
+  .listen(2049, '${address}', () => console.log('listening'));`,
   );
-  const command = `ip link set lo up && exec "${process.execPath}" "${script}"`;
+  const command = `ip link set lo up && ${prepare} && exec "${process.execPath}" "${script}"`;
   const child = spawn('unshare', ['--net', 'sh', '-c', command], { stdio: ['ignore', 'pipe', 'inherit'] });
   let said = '';
   child.stdout.on('data', (chunk: Buffer) => {
@@ -82,6 +85,28 @@ test.skipIf(!canUnshare)(
     }
   },
 );
+
+test.skipIf(!canUnshare).each([
+  ['IPv6 alone', '::1', 'true'],
+  ['IPv4 alone', '127.0.0.1', 'echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'],
+])('a namespace with %s to the mount target', async (_what, address, prepare) => {
+  const namespace = await openNamespace(address, prepare);
+  try {
+    const mounted = await stage.mountEfs(
+      fileSystemId,
+      stage.mountPoint,
+      '-o',
+      `tls,mounttargetip=${address},netns=${namespace.path}`,
+    );
+
+    expect(mounted).toEqual({ status: 0, stdout: '', stderr: '' });
+    const { otherNetworkNamespaces } = JSON.parse((await stage.efsAgent('status', '--json')).stdout);
+    expect(otherNetworkNamespaces[0].mounts).toMatchObject([{ address, state: 'mounted' }]);
+    process.kill(otherNetworkNamespaces[0].pid, 'SIGTERM');
+  } finally {
+    namespace.close();
+  }
+});
 
 test.skipIf(!canUnshare)('a failure inside the namespace is told once, with its exit status', async () => {
   const namespace = await openNamespace();

@@ -35,7 +35,6 @@ test('without a file every value is the shipped default', () => {
     portRangeUpper: 21_049,
     optimizeReadAhead: true,
     fallBackToMountTargetIp: true,
-    disableMetadataToken: false,
     retryNfsMount: true,
     retryNfsMountCount: 3,
     retryNfsMountTimeoutMs: 15_000,
@@ -44,6 +43,8 @@ test('without a file every value is the shipped default', () => {
     mountTargetPort: 2_049,
     workerUser: 'efs-agent',
     dialTimeoutMs: 10_000,
+    stallTimeoutMs: 20_000,
+    maxConnections: 5,
     idleExitMs: 60_000,
     warnings: [],
   });
@@ -80,7 +81,7 @@ test('the file we ship shows every key that has an effect, set or commented out'
 
 test('the commented keys of our own section stand there with their defaults', () => {
   const uncommented = shipped.replace(
-    /^#(?=(?:mount_target_port|worker_user|dial_timeout_sec|idle_exit_sec) = )/gm,
+    /^#(?=(?:mount_target_port|worker_user|dial_timeout_sec|stall_timeout_sec|max_connections|idle_exit_sec) = )/gm,
     '',
   );
 
@@ -237,7 +238,6 @@ test('each key of the reference has the value of the specification when no file 
     ['port_range_upper_bound', '21049'],
     ['optimize_readahead', 'true'],
     ['fall_back_to_mount_target_ip_address_enabled', 'true'],
-    ['disable_fetch_ec2_metadata_token', 'false'],
     ['retry_nfs_mount_command', 'true'],
     ['retry_nfs_mount_command_count', '3'],
     ['retry_nfs_mount_command_timeout_sec', '15'],

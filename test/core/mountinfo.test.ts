@@ -1,6 +1,12 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { findTunnelMounts, type MountEntry, parseMountInfo } from '../../src/core/mountinfo.ts';
+import {
+  findNfsMount,
+  findNfsMounts,
+  findTunnelMounts,
+  type MountEntry,
+  parseMountInfo,
+} from '../../src/core/mountinfo.ts';
 
 const efsLine =
   '64 29 0:53 / /mnt/efs rw,relatime shared:31 - nfs4 127.0.0.1:/ rw,vers=4.1,rsize=1048576,wsize=1048576,namlen=255,hard,noresvport,proto=tcp,port=20898,timeo=600,retrans=2,sec=sys,clientaddr=127.0.0.1,local_lock=none,addr=127.0.0.1';
@@ -108,4 +114,15 @@ test('the mounts of a tunnel are its NFS mounts and their bind mounts, and no ot
   const found = findTunnelMounts(parseMountInfo([efsLine, bind, ...others].join('\n')), 20_898);
 
   expect(found.map(({ mountPoint }) => mountPoint)).toEqual(['/mnt/efs', '/srv/app']);
+});
+
+test('the NFS mount on top of a directory is found, and nothing that is below something else', () => {
+  const line = (type: string, source: string) => `36 25 0:55 / /mnt rw shared:1 - ${type} ${source} rw\n`;
+  const nfs = line('nfs4', '10.1.1.6:/');
+  const automount = line('autofs', 'systemd-1');
+
+  expect(findNfsMount(parseMountInfo(automount + nfs), '/mnt')?.source).toBe('10.1.1.6:/');
+  expect(findNfsMount(parseMountInfo(nfs + automount), '/mnt')).toBeNull();
+  expect(findNfsMount(parseMountInfo(nfs), '/other')).toBeNull();
+  expect(findNfsMounts(parseMountInfo(nfs + automount + line('nfs', 'nas:/x')), '/mnt')).toHaveLength(2);
 });

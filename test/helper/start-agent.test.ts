@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runMountHelper } from '../../src/helper/program.ts';
@@ -51,6 +51,24 @@ test('an agent that does not run is started on demand, away from the caller and 
   expect(seen.names).toContain('EFS_AGENT_RUNTIME_DIR');
   expect(seen.names).not.toContain('AWS_PROFILE');
   expect(statSync(join(stage.directory, 'run/agent.log')).mode & 0o777).toBe(0o600);
+});
+
+test('under systemd an agent that is started has a control group of its own', async () => {
+  stage.write('agent.cjs', smallAgent);
+  mkdirSync(join(stage.directory, 'systemd'));
+  mkdirSync(join(stage.directory, 'bin'));
+  writeFileSync(
+    join(stage.directory, 'bin/systemd-run'),
+    '#!/bin/sh\necho "$1 $2 $3 $4" >"$EFS_AGENT_RUNTIME_DIR/scope"; shift 4; exec "$@"\n',
+    { mode: 0o755 },
+  );
+  const PATH = `${join(stage.directory, 'bin')}:${stage.environment['PATH']}`;
+  caller = stage.caller({ environment: { ...stage.environment, PATH } });
+
+  await mount(caller);
+
+  expect(caller.error).toContain('"argv":["--on-demand"]');
+  expect(readFileSync(join(stage.directory, 'run/scope'), 'utf8')).toBe('--scope --quiet --collect --\n');
 });
 
 test('five helpers that start the agent at once all reach it', async () => {

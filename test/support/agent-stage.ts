@@ -133,7 +133,8 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
     async startTarget(options = { names: [targetName] }) {
       const target = await startEchoTarget(ca, options);
       targets.add(target);
-      stage.configure([], [`mount_target_port = ${target.port}`]);
+      // An echo is no mount target: it would send a bind call back.
+      stage.configure([], [`mount_target_port = ${target.port}`, 'max_connections = 1']);
       return target;
     },
     async startLocalTarget(policy) {

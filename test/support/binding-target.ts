@@ -145,6 +145,7 @@ export async function openBindingTarget(certificate: TemporaryCertificate): Prom
 
 /** Program, procedure and arguments at the places that the specification gives; null for another call. */
 function readBind(bytes: Buffer): SeenBind | null {
+  if (bytes.length < 28) return null;
   const [program, version, procedure] = [16, 20, 24].map((at) => bytes.readUInt32BE(at));
   const form =
     program === programs.current && procedure === 2

@@ -17,6 +17,9 @@ const typed: TargetArguments = {
   metadataV1: false,
   stateDir: undefined,
   credentialsLifetime: 60,
+  maxConnections: 5,
+  scaleUpBytesPerSecond: 314_572_800,
+  limitBytesPerSecond: undefined,
 };
 
 test('a file system, an access point and addresses are read as written', () => {
@@ -74,6 +77,9 @@ const rejected: [title: string, changes: Partial<TargetArguments>, code: string]
   ['metadata without a port', { metadata: '127.0.0.1' }, 'option.malformed'],
   ['a region that is none', { region: 'us_east' }, 'region.malformed'],
   ['an account that is none', { account: '12' }, 'option.malformed'],
+  ['no connection at all', { maxConnections: 0 }, 'option.malformed'],
+  ['a negative threshold', { scaleUpBytesPerSecond: -1 }, 'option.malformed'],
+  ['a limit of nothing', { limitBytesPerSecond: 0 }, 'option.malformed'],
   ['a lifetime that is none', { credentialsLifetime: Number.NaN }, 'option.malformed'],
 ];
 

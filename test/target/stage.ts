@@ -48,6 +48,8 @@ export async function openStage(changes: Partial<TargetOptions> = {}): Promise<S
     metadata: { address: '127.0.0.1', port: 0, tokenOptional: false },
     stateDirectory: join(directory, 'state'),
     credentialsLifetimeMs: 3_600_000,
+    multiplexing: { maxConnections: 5, thresholdBytesPerSecond: 314_572_800 },
+    limitBytesPerSecond: null,
     onEvent: (event) => void events.push(event),
     nowMs: Date.now,
     ...changes,

@@ -6,7 +6,7 @@ import { buildBundle, removeBundle } from '../support/bundle.ts';
 import { type FaultWire, openFaultWire } from '../support/fault-wire.ts';
 import { call, createRecordSplitter, record, reply } from '../support/rpc.ts';
 import { createTemporaryCa } from '../support/temporary-ca.ts';
-import { ask, readReply } from './rpc-peer.ts';
+import { ask } from './rpc-peer.ts';
 import { connectTo, endOf, material, read, startWorker, type Worker } from './stage.ts';
 
 const serverName = 'fs-0123abcd.efs.test-1.example';

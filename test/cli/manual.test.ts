@@ -1,0 +1,68 @@
+import { readFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { settings, settingsWithoutEffect } from '../../src/core/config.ts';
+
+const read = (name: string) => readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
+const migration = read('migration.md');
+
+/** Every option of the reference's table that is not NFS's own: specification 1.5. */
+const options = [
+  ...[
+    'tls',
+    'notls',
+    'iam',
+    'accesspoint',
+    'awsprofile',
+    'awscredsuri',
+    'rolearn',
+    'jwtpath',
+    'region',
+    'az',
+  ],
+  ...[
+    'crossaccount',
+    'mounttargetip',
+    'netns',
+    'tlsport',
+    'verify',
+    'ocsp',
+    'noocsp',
+    'cafile',
+    'stunnel',
+    'azid',
+  ],
+  ...['nodirects3read', 'nos3readcache', 'capath', 'fsap', 'remount'],
+];
+
+test('every option stands in mount.efs(8) and, with its fate, in the migration page', () => {
+  const page = read('man/mount.efs.8');
+  const table = migration.split('## Options')[1]!.split('## ')[0]!;
+
+  for (const option of options) {
+    expect(page, option).toMatch(new RegExp(`^\\.It (Cm [^\\n]*)?\\b${option}\\b`, 'm'));
+    expect(table, option).toContain(`\`${option}\``);
+  }
+});
+
+test('every key that has an effect stands in efs-utils.conf(5), and none of ours that does not exist', () => {
+  const page = read('man/efs-utils.conf.5');
+  for (const { key } of Object.values(settings))
+    expect(page, key).toMatch(new RegExp(`^\\.It Cm .*\\b${key}\\b`, 'm'));
+
+  const ours = page.split('.Ss [agent]')[1]!.split('.Ss ')[0]!;
+  const listed = [...ours.matchAll(/^\.It Cm (\S+)$/gm)].map((match) => match[1]);
+  const known = Object.values(settings).filter(({ section }) => section === 'agent');
+  expect(listed.toSorted()).toEqual(known.map(({ key }) => key).toSorted());
+});
+
+test('every key of the reference has its fate in the migration page', () => {
+  const table = migration.split('## Configuration keys')[1]!;
+  for (const { section, key } of [...Object.values(settings), ...settingsWithoutEffect]) {
+    const whole = [`\`[${section}] ${key}\``, `\`[${section}]\` (all)`, `\`${key}\``];
+    const shortened = `\`…${key.replace(/^retry_nfs_mount_command/, '')}\``;
+    expect(
+      [...whole, shortened].some((text) => table.includes(text)),
+      `[${section}] ${key}`,
+    ).toBe(true);
+  }
+});
