@@ -147,7 +147,10 @@ export function createMounts(ports: MountsPorts): Mounts {
     const mount =
       state.port === null
         ? createDirect(ports, plan)
-        : await createTunnel(tunnelPorts, { ...plan, ports: [state.port] });
+        : await createTunnel(tunnelPorts, {
+            ...plan,
+            localPorts: { lower: state.port, upperExclusive: state.port + 1 },
+          });
     mount.phase = 'mounted';
     served.set(mount.id, mount);
     if (isTunnel(mount)) mount.establishInBackground();

@@ -10,7 +10,6 @@ import { AgentError, asAgentError } from '../core/errors.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import type { Log, ResolveCanonicalName, ResolveName } from '../core/ports.ts';
 import type { Caller, Identities } from './identities.ts';
-import { planPorts } from './listeners.ts';
 import type { TunnelPlan } from './tunnel.ts';
 
 /** A mount that is asked for, as it came over the control socket. */
@@ -86,10 +85,10 @@ export async function planMount(
     metadataEndpoint: config.metadataEndpoint,
     commonName: ports.hostName,
     clientInfo: { source: config.clientSource ?? 'unknown', version: ports.version },
-    ports:
+    localPorts:
       spec.tlsPort === null
-        ? planPorts(config.portRangeLower, config.portRangeUpper, ports.random)
-        : [spec.tlsPort],
+        ? { lower: config.portRangeLower, upperExclusive: config.portRangeUpper }
+        : { lower: spec.tlsPort, upperExclusive: spec.tlsPort + 1 },
   };
   return { plan, config };
 }

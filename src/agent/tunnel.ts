@@ -16,7 +16,7 @@ import {
   type FoundAddresses,
 } from './addresses.ts';
 import type { Caller, Identities } from './identities.ts';
-import { adoptListener, type Listener, openListener } from './listeners.ts';
+import { adoptListener, type Listener, openListener, planPorts } from './listeners.ts';
 import type { Workers } from './workers.ts';
 
 /** What a tunnel is opened with: everything that was decided for its mount. Plain JSON but for nothing secret. */
@@ -38,8 +38,8 @@ export interface TunnelPlan {
   metadataEndpoint: string | null;
   commonName: string;
   clientInfo: { source: string; version: string };
-  /** Local ports to try, in order. */
-  ports: readonly number[];
+  /** One of these becomes the tunnel's. */
+  localPorts: { lower: number; upperExclusive: number };
 }
 
 /** What a tunnel leaves to the same tunnel of the next agent; its listening socket travels beside it. */
@@ -117,7 +117,9 @@ export interface Tunnel extends Mount {
  * Errors: `port.taken`, `port.exhausted`.
  */
 export function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
-  return joinTunnel(ports, plan, null, (onSocket) => openListener(plan.ports, onSocket));
+  const { lower, upperExclusive } = plan.localPorts;
+  const candidates = planPorts(lower, upperExclusive, ports.random);
+  return joinTunnel(ports, plan, null, (onSocket) => openListener(candidates, onSocket));
 }
 
 /**

@@ -47,8 +47,13 @@ export class Gatherer {
     return this.#endBytes - this.#startBytes + this.#sink.writableLength;
   }
 
-  /** Copies `bytes`: the caller's buffer is free again when this returns. */
-  add(bytes: Uint8Array): void {
+  /**
+   * Copies `bytes`: the caller's buffer is free again when this returns.
+   *
+   * @param moreExpected false when nothing can follow that would be worth gathering: the turn's end is then not
+   * waited for, which spares a caller who asks one thing at a time a round of the event loop.
+   */
+  add(bytes: Uint8Array, moreExpected = true): void {
     let slab = this.#slab;
     if (slab !== null && slab.length - this.#endBytes < bytes.length) {
       this.flush();
@@ -66,8 +71,10 @@ export class Gatherer {
     slab.set(bytes, this.#endBytes);
     this.#endBytes += bytes.length;
     if (this.#turnEnds) return;
-    this.#turnEnds = true;
-    setImmediate(this.#endTurn);
+    if (moreExpected) {
+      this.#turnEnds = true;
+      setImmediate(this.#endTurn);
+    }
     this.flush();
   }
 

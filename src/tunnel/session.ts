@@ -347,7 +347,8 @@ export class Session {
         at = lane.note(bytes, at);
         if (lane.reader.lost) this.#giveUpParsing(lane);
       }
-      this.#gatherer.add(bytes);
+      const isLast = this.#parsing && lane.reader.atBoundary && lane.ledger.unanswered === 0;
+      this.#gatherer.add(bytes, !isLast);
     } else {
       this.#wide.merger.receive(lane, bytes);
       if (lane.reader.lost) {
@@ -404,6 +405,7 @@ export class Session {
       return;
     }
     this.#firstEnd ??= 'upstream-end';
+    if (!this.#lanes.every(({ socket }) => socket.readableEnded)) return;
     this.#gatherer.flush();
     this.#local.end();
   }

@@ -100,3 +100,18 @@ test('bytes that follow in the same turn leave together when it ends', async () 
 function record(index: number): Buffer {
   return Buffer.alloc(recordBytes, index & 255);
 }
+
+test('bytes after which nothing is expected keep their order with those that are gathered', async () => {
+  const { sink, reader } = await openPair();
+  const gatherer = new Gatherer(sink, new SlabPool(), () => {});
+
+  for (let index = 0; index < 200; index++) gatherer.add(Uint8Array.of(index), index % 3 !== 0);
+
+  const got: number[] = [];
+  while (got.length < 200) {
+    const chunk: Buffer | null = reader.read();
+    if (chunk === null) await once(reader, 'readable', { signal: AbortSignal.timeout(5_000) });
+    else got.push(...chunk);
+  }
+  expect(got).toEqual(Array.from({ length: 200 }, (_, index) => index));
+});

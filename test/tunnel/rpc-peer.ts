@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { call, createRecordSplitter, type ReadRecord, reply } from '../support/rpc.ts';
@@ -59,8 +58,4 @@ export async function ask(client: Socket, xid: number, replyBytes = 24): Promise
 export async function readReply(client: Socket, xid: number, replyBytes = 24): Promise<void> {
   const bytes = await read(client, 4 + replyBytes);
   if (bytes.readUInt32BE(4) !== xid) throw new Error(`a reply to ${bytes.readUInt32BE(4)}, not to ${xid}`);
-}
-
-export async function closed(socket: Socket): Promise<void> {
-  if (!socket.closed) await once(socket, 'close', { signal: AbortSignal.timeout(deadlineMs) });
 }

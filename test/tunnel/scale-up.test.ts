@@ -481,6 +481,18 @@ test('a client that leaves after half a record, or without a word, does not harm
   await expect.poll(() => target.open().length).toBe(1);
 });
 
+test('an NFS client that ends its side of a wide session still gets every answer', async () => {
+  const { target, client } = await startWide();
+  target.serve = ({ xid }) => reply(xid, 50_000, xid);
+
+  client.end(Buffer.concat([10, 11, 12, 13, 14].map((xid) => call(xid))));
+
+  const split = createRecordSplitter();
+  const answers = split(await read(client, 5 * 50_004));
+  expect(answers.map(({ xid }) => xid).sort()).toEqual([10, 11, 12, 13, 14]);
+  expect(await endOf(client)).toBe('end');
+});
+
 test('a wide session retires when every connection is quiet', async () => {
   const { worker, target, client } = await startWide();
   let held: (() => void)[] = [];
