@@ -25,12 +25,16 @@ const awsSdkApart = {
   name: 'aws-sdk-apart',
   setup: (bundler) => {
     bundler.onResolve({ filter: /^@aws-sdk\// }, ({ kind, path }) => {
-      const name = path === '@aws-sdk/client-ec2' ? 'aws-sdk-ec2' : 'aws-sdk';
+      const name = awsSdkApartFrom[path] ?? 'aws-sdk';
       return kind === 'dynamic-import' ? { path: `./${name}.cjs`, external: true } : undefined;
     });
   },
 };
-// EC2 is larger than all others together, and asked for one thing by few: it has a file of its own.
+// EC2 is larger than all others together, and asked for one thing by few; CloudWatch is off for most: each has a file of its own.
+const awsSdkApartFrom = {
+  '@aws-sdk/client-ec2': 'aws-sdk-ec2',
+  '@aws-sdk/client-cloudwatch-logs': 'aws-sdk-cloudwatch',
+};
 const awsSdk = {
   'aws-sdk': `
 export { EFSClient, DescribeMountTargetsCommand } from '@aws-sdk/client-efs';
@@ -39,6 +43,16 @@ export { fromIni } from '@aws-sdk/credential-providers';
 `,
   'aws-sdk-ec2': `
 export { EC2Client, DescribeAvailabilityZonesCommand } from '@aws-sdk/client-ec2';
+`,
+  'aws-sdk-cloudwatch': `
+export {
+  CloudWatchLogsClient,
+  CreateLogGroupCommand,
+  CreateLogStreamCommand,
+  DeleteRetentionPolicyCommand,
+  PutLogEventsCommand,
+  PutRetentionPolicyCommand,
+} from '@aws-sdk/client-cloudwatch-logs';
 `,
 };
 

@@ -11,6 +11,7 @@ const rules: Record<string, { folders: string[]; packages: string[] }> = {
   identity: {
     folders: ['core'],
     packages: [
+      '@aws-sdk/client-cloudwatch-logs',
       '@aws-sdk/client-ec2',
       '@aws-sdk/client-efs',
       '@aws-sdk/client-sts',

@@ -272,9 +272,17 @@ async function startQemu({ folder, accelerator, disk, throwAway, memoryFile, inc
     consoleText: () => consoleText,
     /** Restarts the guest through its own systemd and waits until it is up again. */
     async reboot() {
+      const readBootId = async () =>
+        (await shell.run('cat /proc/sys/kernel/random/boot_id', { timeoutMs: 10_000 })).stdout;
+      const before = await readBootId();
       await shell.run('systemctl --no-block reboot');
-      await new Promise((resolve) => setTimeout(resolve, 1_000));
-      await shell.ready(bootDeadlineMs);
+      // The system that goes down answers for as long as it takes to unmount, and then not at all.
+      const isUp = () =>
+        readBootId().then(
+          (bootId) => bootId !== '' && bootId !== before,
+          () => false,
+        );
+      await pollUntil(isUp, bootDeadlineMs);
       await shell.run('systemctl is-system-running --wait', { timeoutMs: bootDeadlineMs });
     },
     /** Ends the emulator after it has written everything out. */

@@ -9,6 +9,7 @@ import {
 } from '../core/control-protocol.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { Clock, Log } from '../core/ports.ts';
+import type { MountReport } from './cloudwatch.ts';
 import type { Mounts } from './mounts.ts';
 import type { Mount } from './tunnel.ts';
 
@@ -16,6 +17,7 @@ export interface ControlPorts {
   clock: Clock;
   log: Log;
   mounts: Mounts;
+  report: MountReport;
   status(): AgentStatus;
   /** Starts a successor and gives it everything. Errors: `agent.start-failed`; then this agent goes on. */
   takeOver(program: string): Promise<number>;
@@ -96,8 +98,11 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
       case 'tunnel.open': {
         if (mount !== null) throw new AgentError('agent.protocol', 'this connection has a mount already');
         const startedMonoMs = ports.clock.monoMs();
-        const opened = await mounts.open(message, gone.signal, (phase) => {
+        const progress = (phase: string) =>
           send({ kind: 'progress', phase, elapsedMs: Math.round(ports.clock.monoMs() - startedMonoMs) });
+        const opened = await mounts.open(message, gone.signal, progress).catch((error: unknown) => {
+          ports.report.failed(message, error);
+          throw error;
         });
         mount = opened.mount;
         const { server, port, plan } = opened.mount;
@@ -126,10 +131,13 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
         mount = null;
         if (message.status !== 0) {
           await mounts.undo(ended);
-          throw await mounts.explain(ended, message.status, message.stderr);
+          const reason = await mounts.explain(ended, message.status, message.stderr);
+          ports.report.failed(ended.plan, reason);
+          throw reason;
         }
         mounts.confirm(ended);
         send({ kind: 'mounted' });
+        ports.report.mounted(ended.plan);
         break;
       }
       case 'unmounted':

@@ -6,6 +6,7 @@ import type {
   IdentityFacts,
   IdentityToAgent,
   InstanceFacts,
+  LogEvent,
   MountTargetFacts,
   MountTargetsRequest,
 } from '../core/identity-protocol.ts';
@@ -29,6 +30,8 @@ export interface Identities {
   mountTargets(caller: Caller, request: MountTargetsRequest): Promise<MountTargetFacts>;
   /** Errors: `credentials.*`; the ARN stays null when nobody can tell it. */
   whoami(caller: Caller, request: WhoamiRequest): Promise<IdentityFacts>;
+  /** Errors: `credentials.*`, `cloudwatch.failed`. */
+  publish(caller: Caller, event: LogEvent): Promise<void>;
   close(): void;
 }
 
@@ -144,6 +147,10 @@ export function createIdentities(ports: IdentityPorts): Identities {
       const answer = await ask(caller, { kind: 'whoami', ...request });
       if (answer.kind !== 'whoami.done') throw unexpected(answer);
       return answer.identity;
+    },
+    async publish(caller, event) {
+      const answer = await ask(caller, { kind: 'publish', event });
+      if (answer.kind !== 'publish.done') throw unexpected(answer);
     },
     close() {
       for (const { child } of processes.values()) child.kill('SIGTERM');

@@ -57,6 +57,7 @@ async function main(): Promise<void> {
       clock: systemClock,
       log,
       mounts,
+      report: agent.report,
       status: () => ({
         version,
         pid: process.pid,

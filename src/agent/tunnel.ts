@@ -167,6 +167,7 @@ async function joinTunnel(
   let closed = false;
   let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
   let certificate: CertificateReply | null = inherited?.certificate ?? null;
+  let arn: string | null = null;
   let lastError: ErrorMessage | null = null;
   let renewal: { cancel(): void } | null = null;
   let retry: { cancel(): void } | null = null;
@@ -303,6 +304,7 @@ async function joinTunnel(
     certificate ??= await makeCertificate();
     await announce();
     planRenewal();
+    learnRole();
     handOver();
   }
 
@@ -323,6 +325,28 @@ async function joinTunnel(
     }
     report(`${upstream.tlsVersion} with ${upstream.address}`);
     planRenewal();
+    learnRole();
+  }
+
+  async function findIdentity(): Promise<IdentityFacts | null> {
+    const known = knownIdentity();
+    if (credentials === null || known === null || known.arn !== null) return known;
+    const { region, dnsSuffix } = plan;
+    const found = await ports.identities
+      .whoami(caller, { credentials, region, dnsSuffix })
+      .catch(() => known);
+    arn = found.arn;
+    return found;
+  }
+
+  function knownIdentity(): IdentityFacts | null {
+    const known = certificate?.identity ?? null;
+    return known === null ? null : { ...known, arn: known.arn ?? arn };
+  }
+
+  /** The instance knows its own role without asking STS: `status` can name it. */
+  function learnRole(): void {
+    if (certificate?.identity?.source.startsWith('metadata:') === true) void findIdentity();
   }
 
   function countSessions(): number {
@@ -387,12 +411,7 @@ async function joinTunnel(
       sessions.clear();
     },
     workerReady: () => handOver(),
-    async findIdentity(): Promise<IdentityFacts | null> {
-      const known = certificate?.identity ?? null;
-      if (credentials === null || known === null || known.arn !== null) return known;
-      const { region, dnsSuffix } = plan;
-      return ports.identities.whoami(caller, { credentials, region, dnsSuffix }).catch(() => known);
-    },
+    findIdentity,
     status(): MountStatus {
       return {
         mountId: tunnelId,
@@ -409,7 +428,7 @@ async function joinTunnel(
         tlsVersion: upstream?.tlsVersion ?? null,
         cipher: upstream?.cipher ?? null,
         serverCertificateExpiresAtMs: upstream?.certificateExpiresAtMs ?? null,
-        identity: certificate?.identity ?? null,
+        identity: knownIdentity(),
         clientCertificateExpiresAtMs: certificate?.notAfterMs ?? null,
         sessions: countSessions(),
         reconnects: Math.max(0, accepted - 1),

@@ -17,6 +17,7 @@ import { readStateFiles, removeStateFile, setAsideStateFile, writeStateFile } fr
 import { readTrustedRoots } from '../host/trusted-roots.ts';
 import { readUnprivilegedUser } from '../host/users.ts';
 import { openWorkerSocket, workerSocketPath } from '../host/worker-socket.ts';
+import { createMountReport, type MountReport } from './cloudwatch.ts';
 import { createIdentities } from './identities.ts';
 import { createMounts, type Mounts } from './mounts.ts';
 import { createOrphans } from './orphans.ts';
@@ -25,6 +26,7 @@ import { createWorkers, type Workers } from './workers.ts';
 
 export interface Agent {
   mounts: Mounts;
+  report: MountReport;
   workers: Workers;
   /** Makes the key of all client certificates, in the thread pool; waits for nothing. */
   makePrivateKey(): void;
@@ -143,6 +145,7 @@ export async function wireAgent(
   });
   return {
     mounts,
+    report: createMountReport({ clock: systemClock, log, readConfig, identities }),
     workers,
     makePrivateKey() {
       privateKeyPem().catch(() => {});

@@ -127,6 +127,27 @@ export const settings = {
     parseClientSource,
     'reported in the client certificate',
   ),
+  cloudWatchEnabled: reference(
+    'cloudwatch-log',
+    'enabled',
+    'false',
+    parseSwitch,
+    'tell CloudWatch Logs how mounts ended',
+  ),
+  logGroup: reference(
+    'cloudwatch-log',
+    'log_group_name',
+    '/aws/efs/utils',
+    parseLogGroup,
+    'log group; may contain {fs_id}',
+  ),
+  logRetentionDays: reference(
+    'cloudwatch-log',
+    'retention_in_days',
+    null,
+    countOr(14),
+    'how long CloudWatch Logs keeps them; absent = for ever',
+  ),
   metadataEndpoint: ours('metadata_endpoint', null, parseUrl, 'base URL of the instance metadata service'),
   mountTargetPort: ours('mount_target_port', '2049', upTo(65_535), 'port of the mount targets'),
   workerUser: ours('worker_user', 'efs-agent', parseUserName, 'user the tunnel workers run as'),
@@ -175,9 +196,6 @@ export const settingsWithoutEffect: readonly Setting<string>[] = [
   noEffect('mount-watchdog', 'stunnel_health_check_enabled', 'true', 'tunnels are always watched'),
   noEffect('mount-watchdog', 'stunnel_health_check_interval_min', '5', 'tunnels are always watched'),
   noEffect('mount-watchdog', 'stunnel_health_check_command_timeout_sec', '30', 'no command is run'),
-  noEffect('cloudwatch-log', 'enabled', null, 'nothing is sent to CloudWatch'),
-  noEffect('cloudwatch-log', 'log_group_name', '/aws/efs/utils', 'nothing is sent to CloudWatch'),
-  noEffect('cloudwatch-log', 'retention_in_days', '14', 'nothing is sent to CloudWatch'),
   ...[
     'proxy_logging_level',
     'proxy_logging_max_bytes',
@@ -476,6 +494,20 @@ function parseBoolean(text: string, place: Place): boolean {
   if (['1', 'yes', 'true', 'on'].includes(word)) return true;
   if (['0', 'no', 'false', 'off'].includes(word)) return false;
   throw place.invalid(`must be true or false, not "${text}"`);
+}
+
+/** A boolean that must never stop a mount. */
+function parseSwitch(text: string, place: Place): boolean {
+  if (/^(?:1|yes|true|on|0|no|false|off)$/i.test(text)) return parseBoolean(text, place);
+  place.warn(`must be true or false, not "${text}": false is used`);
+  return false;
+}
+
+function parseLogGroup(text: string, place: Place): string {
+  const ids = text.replaceAll('{fs_id}', '');
+  if (text.length <= 512 && /^[A-Za-z0-9._/#-]*$/.test(ids) && text !== '') return text;
+  place.warn(`"${text}" is not the name of a log group: /aws/efs/utils is used`);
+  return '/aws/efs/utils';
 }
 
 /** A whole number from 1 to `most`. */

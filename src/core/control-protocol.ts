@@ -35,6 +35,7 @@ export const forwardedEnvironment = [
   'AWS_ENDPOINT_URL_STS',
   'AWS_ENDPOINT_URL_EFS',
   'AWS_ENDPOINT_URL_EC2',
+  'AWS_ENDPOINT_URL_CLOUDWATCH_LOGS',
 ] as const;
 
 export type ClientMessage =

@@ -133,6 +133,12 @@ export const faults = {
     32,
     'Allow elasticfilesystem:ClientMount to this identity in the file system policy.',
   ),
+  'cloudwatch.failed': fault(
+    'iam',
+    'backoff',
+    32,
+    'Allow HTTPS to CloudWatch Logs, or set enabled = false in the section [cloudwatch-log].',
+  ),
   'port.taken': fault('local', 'never', 32, 'Choose another tlsport, or leave the option out.'),
   'port.exhausted': fault('local', 'backoff', 32, 'Widen port_range_lower_bound and port_range_upper_bound.'),
   'nfs.program-missing': fault(

@@ -50,6 +50,8 @@ export type AgentToIdentity =
   | { kind: 'instance'; requestId: number; withZoneId?: boolean }
   /** The mount target to use when the name of the file system cannot be resolved. */
   | { kind: 'mountTargets'; requestId: number; request: MountTargetsRequest }
+  /** Writes an event to CloudWatch Logs. */
+  | { kind: 'publish'; requestId: number; event: LogEvent }
   /** Who the credentials belong to; asks STS if the source does not say. */
   | { kind: 'whoami'; requestId: number; credentials: CredentialsRequest; region: string; dnsSuffix: string };
 
@@ -57,6 +59,21 @@ export interface MountTargetsRequest {
   fileSystemId: string;
   /** Name of the availability zone the user asked for; null = the instance's own, or any when that is unknown. */
   zone: string | null;
+  region: string;
+  dnsSuffix: string;
+  credentials: CredentialsRequest;
+}
+
+/** An event for CloudWatch Logs, and where it belongs. */
+export interface LogEvent {
+  message: string;
+  /** Epoch milliseconds. */
+  atMs: number;
+  /** May contain `{fs_id}`. */
+  logGroup: string;
+  /** Null = events are kept for ever. */
+  retentionDays: number | null;
+  fileSystemId: string | null;
   region: string;
   dnsSuffix: string;
   credentials: CredentialsRequest;
@@ -104,4 +121,5 @@ export type IdentityToAgent =
   | { kind: 'instance.done'; requestId: number; instance: InstanceFacts }
   | { kind: 'mountTargets.done'; requestId: number; mountTarget: MountTargetFacts }
   | { kind: 'whoami.done'; requestId: number; identity: IdentityFacts }
+  | { kind: 'publish.done'; requestId: number }
   | { kind: 'failed'; requestId: number; error: ErrorMessage };

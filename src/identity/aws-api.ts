@@ -10,12 +10,13 @@ export interface AwsPlace {
 }
 
 /** A service of AWS, as `AWS_ENDPOINT_URL_<service>` spells it. */
-export type AwsService = 'STS' | 'EFS' | 'EC2';
+export type AwsService = 'STS' | 'EFS' | 'EC2' | 'CLOUDWATCH_LOGS';
 
 const hostLabels: Readonly<Record<AwsService, string>> = {
   STS: 'sts',
   EFS: 'elasticfilesystem',
   EC2: 'ec2',
+  CLOUDWATCH_LOGS: 'logs',
 };
 // Suffixes of dual-stack names, under which these services do not answer (specification 4.3).
 const apiSuffixes: Readonly<Record<string, string>> = {

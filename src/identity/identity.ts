@@ -6,11 +6,13 @@ import type {
   CredentialsRequest,
   IdentityFacts,
   InstanceFacts,
+  LogEvent,
   MountTargetFacts,
   MountTargetsRequest,
 } from '../core/identity-protocol.ts';
 import type { AwsPlace } from './aws-api.ts';
 import { createCertificate } from './certificate.ts';
+import { planLogGroup, planLogStream, prepareLogGroup, publishBudgetMs, putLogEvent } from './cloudwatch.ts';
 import {
   type CallerContext,
   type Credentials,
@@ -30,6 +32,8 @@ export interface Identity {
   instance(withZoneId: boolean): Promise<InstanceFacts>;
   /** The mount target to use when the file system's name does not resolve. Errors: `credentials.*`, `dns.not-found`, `dns.failed`. */
   mountTarget(request: MountTargetsRequest): Promise<MountTargetFacts>;
+  /** Writes an event to CloudWatch Logs, within six seconds once there are credentials. Errors: `credentials.*`, `cloudwatch.failed`. */
+  publish(event: LogEvent): Promise<void>;
   /** Whose the credentials are; `arn` is null if STS cannot be reached. Errors: `credentials.*`, `metadata.unavailable`. */
   whoami(request: CredentialsRequest, place: { region: string; dnsSuffix: string }): Promise<IdentityFacts>;
 }
@@ -64,6 +68,8 @@ export function createIdentity(
   const shareInstance = createShared<InstanceFacts>(now, () => Number.POSITIVE_INFINITY);
   const shareZoneId = createShared<string>(now, () => Number.POSITIVE_INFINITY);
   const shareMountTarget = createShared<MountTargetFacts>(now, () => 0);
+  // Many mounts at once would get in each other's way.
+  const shareLogGroup = createShared<void>(now, () => Number.POSITIVE_INFINITY);
 
   const credentialsOf = (request: CredentialsRequest, place: AwsPlace) =>
     shareCredentials(JSON.stringify(request), () => findCredentials(request, context, place, now()));
@@ -77,6 +83,31 @@ export function createIdentity(
       request.zone ?? findOwnZone(region),
     ]);
     return readMountTarget({ fileSystemId, keys, source, place }, zone, random);
+  }
+
+  async function readInstanceId(): Promise<string | null> {
+    try {
+      return (await instance()).instanceId;
+    } catch (thrown) {
+      if (thrown instanceof AgentError && thrown.code === 'metadata.unavailable') return null;
+      throw thrown;
+    }
+  }
+
+  async function publish(event: LogEvent): Promise<void> {
+    const { fileSystemId, retentionDays, region, dnsSuffix } = event;
+    const place = { region, dnsSuffix, environment };
+    const [{ keys }, instanceId] = await Promise.all([
+      credentialsOf(event.credentials, place),
+      readInstanceId(),
+    ]);
+    const publisher = { keys, place, signal: AbortSignal.timeout(publishBudgetMs) };
+    const group = { name: planLogGroup(event.logGroup, fileSystemId), retentionDays };
+    await shareLogGroup(JSON.stringify([group, region, keys.accessKeyId]), () =>
+      prepareLogGroup(publisher, group),
+    );
+    const stream = planLogStream(fileSystemId, instanceId);
+    await putLogEvent(publisher, { group: group.name, stream }, event);
   }
 
   /** Null outside of EC2, and for a file system of another region: this instance's zone is none of its. */
@@ -108,6 +139,7 @@ export function createIdentity(
       return { ...own, availabilityZoneId };
     },
     mountTarget: (request) => shareMountTarget(JSON.stringify(request), () => findMountTarget(request)),
+    publish,
     async whoami(request, { region, dnsSuffix }) {
       const place = { region, dnsSuffix, environment };
       const credentials = await credentialsOf(request, place);

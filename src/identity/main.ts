@@ -67,6 +67,9 @@ async function answer(message: Exclude<AgentToIdentity, { kind: 'start' }>): Pro
           requestId,
           identity: await identity.whoami(message.credentials, message),
         };
+      case 'publish':
+        await identity.publish(message.event);
+        return { kind: 'publish.done', requestId };
       default:
         throw new AgentError('agent.protocol', 'the identity process got a message of another version');
     }

@@ -120,7 +120,12 @@ export class Session {
     local.on('end', () => afterEnd(local, () => this.#localEnded()));
     local.on('error', (error) => this.#end('local-reset', error));
     local.on('close', () => this.#closedLeg(local, 'local-reset'));
-    void this.#dial();
+    queueMicrotask(() => {
+      // It may have ended before anybody listened.
+      if (local.readableEnded) this.#localEnded();
+      else if (local.destroyed) this.#end('local-reset', null);
+      void this.#dial();
+    });
   }
 
   get counters(): SessionCounters {

@@ -165,6 +165,9 @@ export class Tunnel {
 
   /** Confirms that a local socket has arrived; nothing is read from it yet. */
   takeSession(sessionId: number, local: Socket): void {
+    // Node reads from it already: an end or a reset is found when the session starts.
+    local.allowHalfOpen = true;
+    local.on('error', () => {});
     this.#taken.set(sessionId, local);
     this.#host.report({ kind: 'session.taken', tunnelId: this.id, sessionId });
   }

@@ -97,7 +97,7 @@ testInVm('scene 1: after umount no listener, connection or state of the mount re
   const unmounted = await setting.vm.run('umount /mount/efs');
 
   expect(unmounted).toEqual({ code: 0, stdout: '', stderr: '' });
-  await expectNothingLeft();
+  await setting.expectNothingLeft();
 });
 
 testInVm('scene 2: plain NFS straight to the mount target is denied and recorded as anonymous', async () => {
@@ -125,7 +125,7 @@ testInVm(
     expect(mounted.stderr).toContain('mount.nfs4: access denied by server while mounting 127.0.0.1:/\n');
     expect(mounted.stderr).toContain('"iam" was not given');
     expect(mounted.stderr).toContain('elasticfilesystem:ClientMount');
-    await expectNothingLeft();
+    await setting.expectNothingLeft();
   },
 );
 
@@ -176,11 +176,3 @@ testInVm(
     expect(tlsEvents.at(-1)).toMatchObject(granted);
   },
 );
-
-async function expectNothingLeft(): Promise<void> {
-  expect(await shell('grep " nfs4 " /proc/mounts')).toBe('');
-  expect(await shell('ls /run/efs-agent/mounts')).toBe('');
-  expect(await shell("ss -Hlnt 'src 127.0.0.1'")).toBe('');
-  await expect.poll(() => shell("ss -Hnt state established 'dst 10.1.1.6'"), { timeout: 5_000 }).toBe('');
-  expect(JSON.parse(await shell('efs-agent status --json'))).toMatchObject({ mounts: [] });
-}

@@ -1,3 +1,4 @@
+import { expect } from 'vitest';
 import { openVm, type Vm } from '../support/vm.ts';
 
 export const fileSystem = 'fs-096bc04e855823d2e';
@@ -31,61 +32,116 @@ export interface ServiceEvent {
   [field: string]: unknown;
 }
 
+/** Access points of the file system: the n-th has the directory `/point-n` and the user and group 2000 + n. */
+export const accessPoints = Array.from({ length: 10 }, (_, index) => ({
+  id: `fsap-${String(index).padStart(17, '0')}`,
+  path: `/point-${index}`,
+  uid: 2_000 + index,
+}));
+
 /** An instance, 10.1.1.10, with efs-agent installed, and a mount target, 10.1.1.6, in a network of its own beside it. */
 export interface Setting {
   vm: Vm;
+  /** Where the mount target keeps the file system. */
+  directory: string;
   /** Null = no policy is set. */
   setPolicy(policy: object | null): Promise<void>;
   /** Everything the service recorded since this was last asked. */
   takeEvents(): Promise<ServiceEvent[]>;
+  /** Runs a command; a status other than 0 is an error with what it said. */
+  must(command: string, input?: string): Promise<string>;
+  /** Errors: a failed assertion, unless within seconds every listener, connection, record and helper is gone. */
+  expectNothingLeft(): Promise<void>;
   close(): Promise<void>;
 }
 
 const target = {
-  unit: 'target',
   state: '/var/lib/target',
+  environment: '/var/lib/target/environment',
   events: '/var/lib/target/events.jsonl',
-  log: '/var/lib/target/log',
   policy: '/var/lib/target/policy.json',
 };
+const withPolicy = `POLICY=--policy ${target.policy}\n`;
 
-/** Opens the setting of the scenes in a virtual machine with systemd. */
+const units = {
+  'service-network.service': `[Unit]
+Description=A network for the mount target
+Before=network.target network-online.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/var/lib/target/network
+[Install]
+WantedBy=multi-user.target
+`,
+  'mount-target.service': `[Unit]
+Description=Local mount target
+Requires=service-network.service
+After=service-network.service
+Before=remote-fs-pre.target
+[Service]
+NetworkNamespacePath=/run/netns/service
+EnvironmentFile=${target.environment}
+ExecStart=efs-agent target --file-system ${fileSystem} --listen 10.1.1.6:2049 --metadata 169.254.169.254:80 \\
+  --state-dir ${target.state}/keys --events ${target.events} \\
+  ${accessPoints.map(({ id, path, uid }) => `--access-point ${id}=${fileSystem}:${path}:${uid}:${uid}:0750`).join(' ')} $POLICY
+ExecStartPost=timeout 90 sh -c 'until ip netns exec service ss -Hlnt | grep -q 10.1.1.6:2049; do sleep 0.2; done'
+TimeoutStartSec=120
+[Install]
+WantedBy=multi-user.target
+`,
+};
+
+const network = `#!/bin/sh
+set -e
+ip netns add service
+ip link add efs0 type veth peer name eth0 netns service
+ip address add 10.1.1.10/24 dev efs0
+ip link set efs0 up
+ip route add 169.254.169.254 via 10.1.1.6
+ip -n service link set lo up
+ip -n service address add 10.1.1.6/24 dev eth0
+ip -n service address add 169.254.169.254/32 dev eth0
+ip -n service link set eth0 up
+`;
+
+/** Opens the setting of the scenes in a virtual machine with systemd; its network and mount target also come up at boot. */
 export async function openSetting(): Promise<Setting> {
   const vm = await openVm();
   const must = async (command: string, input = '') => {
-    const { code, stdout, stderr } = await vm.run(command, { input, timeoutMs: 120_000 });
+    const { code, stdout, stderr } = await vm.run(command, { input, timeoutMs: 240_000 });
     if (code !== 0)
       throw new Error(`${command}: status ${code}\n${stdout}${stderr}\n${vm.consoleText().slice(-2_000)}`);
     return stdout;
   };
-  const startTarget = async (withPolicy: boolean) => {
-    const options = `--file-system ${fileSystem} --listen 10.1.1.6:2049 --metadata 169.254.169.254:80 --state-dir ${target.state}/keys`;
-    const policy = withPolicy ? `--policy ${target.policy}` : '';
-    await must(`systemctl stop ${target.unit} 2>/dev/null; rm -f ${target.events} ${target.log}
-      systemd-run --quiet --unit=${target.unit} --collect -p NetworkNamespacePath=/run/netns/service -p StandardOutput=file:${target.log} \
-        efs-agent target ${options} ${policy} --events ${target.events}
-      timeout 60 sh -c 'until grep -q "target listens" ${target.log}; do sleep 0.2; done'`);
-  };
+  const put = (file: string, text: string) => must(`mkdir -p "$(dirname ${file})" && cat > ${file}`, text);
   let taken = 0;
+  let hasPolicy = true;
   try {
     await vm.copyClone();
-    await must(network);
     await must('/root/efs-agent/install.sh && mkdir -p /mount/efs');
-    await must(`mkdir -p ${target.state} && cat > ${target.policy}`, JSON.stringify(policyFor(roleArn)));
-    await startTarget(true);
-    await must(
-      `echo "10.1.1.6 ${dnsName}" >> /etc/hosts; cp ${target.state}/keys/ca.pem /etc/amazon/efs/efs-utils.crt`,
-    );
+    for (const [name, text] of Object.entries(units)) await put(`/etc/systemd/system/${name}`, text);
+    await put(`${target.state}/network`, network);
+    await put(target.policy, JSON.stringify(policyFor(roleArn)));
+    await put(target.environment, withPolicy);
+    await must(`chmod +x ${target.state}/network
+      systemctl daemon-reload && systemctl enable --now service-network mount-target 2>/tmp/enable || { cat /tmp/enable; journalctl -u mount-target; exit 1; }
+      echo "10.1.1.6 ${dnsName}" >> /etc/hosts; cp ${target.state}/keys/ca.pem /etc/amazon/efs/efs-utils.crt`);
   } catch (error) {
     await vm.close();
     throw error;
   }
+  const shell = async (command: string) => (await vm.run(command)).stdout;
   return {
     vm,
+    must,
+    directory: `${target.state}/keys/fs/${fileSystem}`,
     setPolicy: async (policy) => {
-      taken = 0;
-      if (policy !== null) await must(`cat > ${target.policy}`, JSON.stringify(policy));
-      await startTarget(policy !== null);
+      if (policy !== null) await put(target.policy, JSON.stringify(policy));
+      if (hasPolicy === (policy !== null)) return;
+      hasPolicy = policy !== null;
+      await put(target.environment, hasPolicy ? withPolicy : '');
+      await must('systemctl restart mount-target');
     },
     takeEvents: async () => {
       const lines = (await must(`touch ${target.events}; cat ${target.events}`))
@@ -95,17 +151,24 @@ export async function openSetting(): Promise<Setting> {
       taken = lines.length;
       return events;
     },
+    async expectNothingLeft() {
+      expect(await shell('grep " nfs4 " /proc/mounts')).toBe('');
+      const left = {
+        tunnels: 'efs-agent status --json | grep -c mountId',
+        listeners: "ss -Hlnt 'src 127.0.0.1'",
+        connections: "ss -Hnt state established 'dst 10.1.1.6 and dport = 2049'",
+        records: 'ls -A /run/efs-agent/mounts',
+        helpers: "pgrep -af 'mount[.-]efs|mount[.]nfs4'",
+      };
+      const look = async () => {
+        const found: Record<string, string> = {};
+        for (const [name, command] of Object.entries(left)) found[name] = (await shell(command)).trim();
+        return found;
+      };
+      await expect
+        .poll(look, { timeout: 15_000, interval: 500 })
+        .toEqual({ tunnels: '0', listeners: '', connections: '', records: '', helpers: '' });
+    },
     close: () => vm.close(),
   };
 }
-
-const network = `set -e
-ip netns add service
-ip link add efs0 type veth peer name eth0 netns service
-ip address add 10.1.1.10/24 dev efs0
-ip link set efs0 up
-ip route add 169.254.169.254 via 10.1.1.6
-ip -n service link set lo up
-ip -n service address add 10.1.1.6/24 dev eth0
-ip -n service address add 169.254.169.254/32 dev eth0
-ip -n service link set eth0 up`;

@@ -256,6 +256,39 @@ test('a connection that closes without a byte is a port probe and just ends', as
   expect((await scene.worker.totals()).tunnels[0]).toMatchObject({ sessions: 0 });
 });
 
+test.each([
+  ['close without a byte', 'local-end', (client: Socket) => void client.destroy()],
+  ['are reset', 'local-reset', (client: Socket) => void client.resetAndDestroy()],
+])(
+  'connections that %s at once end as %s, each of them, and none is dialled for in vain',
+  async (_how, cause, leave) => {
+    const scene = await startTunnel();
+
+    for (let sessionId = 1; sessionId <= 50; sessionId++) {
+      leave(await connectTo(scene.port));
+      expect(
+        await scene.worker.hears('session.closed', (said) => said.sessionId === sessionId),
+      ).toMatchObject({
+        cause,
+      });
+    }
+
+    expect(scene.worker.child.exitCode).toBeNull();
+    expect(scene.peer.connections.length).toBeLessThan(10);
+  },
+);
+
+test('a client that asks and ends its side before its session begins gets its answer', async () => {
+  const scene = await startTunnel();
+  for (let count = 0; count < 20; count++) {
+    const client = await connectTo(scene.port);
+    client.end('question');
+
+    expect((await read(client, 8)).toString()).toBe('question');
+    expect(await endOf(client)).toBe('end');
+  }
+});
+
 test('while the wire is silent the session stays, and it goes on when the wire does', async () => {
   const scene = await startTunnel();
   const { client } = await openSession(scene);

@@ -1,0 +1,113 @@
+import { afterAll, beforeAll, expect } from 'vitest';
+import { testInVm } from '../support/vm.ts';
+import { fileSystem, openSetting, type Setting } from './setting.ts';
+
+/** How many times the machine is started; the long form of the check says more. */
+const boots = Number(process.env['EFS_AGENT_BOOTS'] ?? 1);
+
+const absent = 'fs-00000000000000000';
+const lines = {
+  netdev: `${fileSystem} /mount/netdev efs _netdev,tls,iam 0 0`,
+  nofail: `${fileSystem}:/ /mount/nofail efs _netdev,nofail,tls,iam 0 0`,
+  requires: `${fileSystem} /mount/requires efs _netdev,x-systemd.requires=mount-target.service,tls,iam 0 0`,
+  automount: `${fileSystem} /mount/automount efs _netdev,noauto,x-systemd.automount,x-systemd.idle-timeout=10,tls,iam 0 0`,
+  unreachable: `${absent} /mount/unreachable efs _netdev,nofail,tls,iam,mounttargetip=10.1.1.99 0 0`,
+};
+const mountedAtBoot = ['netdev', 'nofail', 'requires'];
+
+let setting: Setting;
+beforeAll(async () => {
+  setting = await openSetting();
+  await setting.must('mkdir -p /var/log/journal && systemctl restart systemd-journald');
+  await setting.must(
+    `mkdir -p ${Object.keys(lines)
+      .map((name) => `/mount/${name}`)
+      .join(' ')}`,
+  );
+  await setting.must('cat >> /etc/fstab', `${Object.values(lines).join('\n')}\n`);
+});
+afterAll(() => setting?.close());
+
+const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
+const openTunnels = () => shell("ss -Hlnt 'src 127.0.0.1' | wc -l");
+
+testInVm('findmnt --verify has no complaint about fstab lines of type efs', async () => {
+  const { code, stdout } = await setting.vm.run('findmnt --verify --verbose 2>&1');
+
+  expect(stdout).not.toMatch(/\[[EW]\]/);
+  expect(code, stdout).toBe(0);
+});
+
+for (let boot = 1; boot <= boots; boot += 1) {
+  testInVm(
+    `boot ${boot} of ${boots}: what fstab names is mounted, and a mount target that is not there stops nothing`,
+    async () => {
+      await setting.vm.reboot();
+
+      await expect
+        .poll(() => shell('systemctl list-jobs --no-legend'), { timeout: 120_000, interval: 1_000 })
+        .not.toContain('mount-');
+      expect(await shell('systemctl --failed --plain --no-legend --full | cut -d" " -f1')).toBe(
+        'mount-unreachable.mount\n',
+      );
+      expect(await shell('journalctl -b --no-pager | grep -i "ordering cycle"')).toBe('');
+      expect(await shell('systemctl is-active remote-fs.target multi-user.target efs-agent')).toBe(
+        'active\nactive\nactive\n',
+      );
+      for (const name of mountedAtBoot) {
+        expect(await shell(`findmnt -n -o FSTYPE --mountpoint /mount/${name}`)).toContain('nfs4');
+        expect(await shell(`echo ${boot} > /mount/${name}/by-${name} && cat /mount/${name}/by-${name}`)).toBe(
+          `${boot}\n`,
+        );
+      }
+      expect(await openTunnels()).toBe('3\n');
+      expect(await shell('journalctl -b -u mount-unreachable.mount --no-pager -o cat')).toContain(
+        '10.1.1.99',
+      );
+    },
+  );
+
+  testInVm(
+    `boot ${boot} of ${boots}: an automount mounts on first access, and after idling it and its tunnel are gone`,
+    async () => {
+      expect(await shell('findmnt -n -o FSTYPE --mountpoint /mount/automount')).toBe('autofs\n');
+
+      expect(await shell('ls /mount/automount')).toContain('by-netdev');
+
+      expect(await openTunnels()).toBe('4\n');
+      await expect
+        .poll(() => shell('findmnt -n -o FSTYPE --mountpoint /mount/automount'), {
+          timeout: 60_000,
+          interval: 1_000,
+        })
+        .toBe('autofs\n');
+      await expect.poll(openTunnels, { timeout: 10_000 }).toBe('3\n');
+      expect(await shell('systemctl is-failed mount-automount.mount')).not.toBe('failed\n');
+      expect(await shell('ls /mount/automount')).toContain('by-netdev');
+    },
+  );
+}
+
+testInVm(
+  'a machine with a program that writes on a mount goes down and comes up again within two minutes',
+  async () => {
+    await setting.must(
+      `systemd-run --quiet --unit=writer bash -c 'exec 9>> /mount/netdev/held; while echo line >&9; do sleep 0.05; done'`,
+    );
+    const before = (await shell('cat /proc/sys/kernel/random/boot_id')).trim();
+    const startMs = performance.now();
+
+    await setting.vm.reboot();
+
+    const tookMs = performance.now() - startMs;
+    const last = await shell(`journalctl -b ${before} --no-pager -o short-monotonic | tail -n 40`);
+    console.log(`down and up again: ${(tookMs / 1_000).toFixed(1)} s`);
+    expect(tookMs, last).toBeLessThan(120_000);
+    expect(await shell(`journalctl -b ${before} --no-pager | grep -E 'Failed unmounting|timed out'`)).toBe(
+      '',
+    );
+    await expect
+      .poll(() => shell('tail -n 1 /mount/netdev/held'), { timeout: 60_000, interval: 1_000 })
+      .toBe('line\n');
+  },
+);
