@@ -18,7 +18,8 @@ export interface MountReportPorts extends Pick<PlanPorts, 'log' | 'readConfig'> 
  */
 export interface MountReport {
   mounted(plan: TunnelPlan): void;
-  failed(request: MountRequest | TunnelPlan, error: unknown): void;
+  /** `words` is what mount.nfs4 said, if it was asked. */
+  failed(request: MountRequest | TunnelPlan, error: unknown, words: string): void;
 }
 
 /** Source: specification 9; our choice: it happens after the mount, with the identity of the mount. */
@@ -75,10 +76,11 @@ export function createMountReport(ports: MountReportPorts): MountReport {
     mounted(plan) {
       start(plan, `Successfully mounted ${plan.dnsName} at ${plan.mountPoint}`);
     },
-    failed(request, thrown) {
+    failed(request, thrown, words) {
       // A command that only opens a tunnel mounts nothing; one that was interrupted did not fail.
       if (request.mountPoint === null || isInterruption(thrown)) return;
-      start(request, `Mount failed, ${asAgentError(thrown).message}`);
+      const reason = [asAgentError(thrown).message, words.trim()].filter(Boolean).join(': ');
+      start(request, `Mount failed, ${reason}`);
     },
   };
 }

@@ -101,7 +101,7 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
         const progress = (phase: string) =>
           send({ kind: 'progress', phase, elapsedMs: Math.round(ports.clock.monoMs() - startedMonoMs) });
         const opened = await mounts.open(message, gone.signal, progress).catch((error: unknown) => {
-          ports.report.failed(message, error);
+          ports.report.failed(message, error, '');
           throw error;
         });
         mount = opened.mount;
@@ -132,7 +132,7 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
         if (message.status !== 0) {
           await mounts.undo(ended);
           const reason = await mounts.explain(ended, message.status, message.stderr);
-          ports.report.failed(ended.plan, reason);
+          ports.report.failed(ended.plan, reason, message.stderr);
           throw reason;
         }
         mounts.confirm(ended);

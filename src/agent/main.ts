@@ -16,15 +16,19 @@ import { wireAgent } from './wire.ts';
 
 /** How often the mounts are compared with the kernel's mount tables even when no session ended, in milliseconds. */
 const sweepMs = 30_000;
+/** The same while the end of a container waits for them, in milliseconds. */
+const unmountCheckMs = 200;
 
 interface Arguments {
   /** Leave when there have been no mounts for a while. */
   onDemand: boolean;
   /** Started by the agent before this one, which hands everything over. */
   successor: boolean;
+  /** The main process of a container: how long mounts may still be used after SIGTERM, in milliseconds; else null. */
+  containerGraceMs: number | null;
 }
 
-/** The daemon: `agent.cjs [--on-demand] [--successor]`. */
+/** The daemon: `agent.cjs [--on-demand] [--successor] [--container=<seconds of grace>]`. */
 async function main(): Promise<void> {
   const given = readArguments(process.argv.slice(2));
   process.umask(0o077);
@@ -40,6 +44,7 @@ async function main(): Promise<void> {
   let startedAtMs = systemClock.nowMs();
   let activated = activationFd !== null;
   let control: Control;
+  let stopping = false;
   log('info', 'agent.started', { version, pid: process.pid, runtimeDir: directory });
   if (given.successor) await inherit();
   else await begin();
@@ -102,6 +107,15 @@ async function main(): Promise<void> {
 
   /** Starts a successor and gives it everything. Errors: `agent.start-failed`; then this agent goes on. */
   async function handOver(program: string): Promise<number> {
+    if (given.containerGraceMs !== null) {
+      throw new AgentError(
+        'agent.start-failed',
+        'the main process of a container cannot be replaced inside it',
+        {
+          hint: 'Replace the container; the agent of the next one takes up the mounts.',
+        },
+      );
+    }
     const { privateKeyPem } = agent;
     const startSuccessor = () => agent.startSuccessor(program, given.onDemand);
     return giveTo({
@@ -130,15 +144,30 @@ async function main(): Promise<void> {
   /**
    * systemd stops a service in order to start it again, and does not say so: while there are mounts a successor
    * stays behind, and the next start of the service finds it. Elsewhere the state files are what stays.
+   *
+   * With a container everything in it ends: its mounts are served until they are gone, so that what is written can
+   * still be flushed, for as long as the grace lasts. A second signal ends it.
    */
   async function stop(reason: string): Promise<void> {
-    if (isUnderSystemd() && mounts.list().some((tunnel) => tunnel.phase === 'mounted')) {
+    if (given.containerGraceMs !== null && !stopping) {
+      stopping = true;
+      await waitForUnmount(reason, given.containerGraceMs);
+    } else if (isUnderSystemd() && mounts.list().some((tunnel) => tunnel.phase === 'mounted')) {
       await handOver(process.argv[1] ?? '').then(
         () => process.exit(0),
         (error: unknown) => log('error', 'takeover.failed', { reason, error: asAgentError(error).message }),
       );
     }
     await leave(reason);
+  }
+
+  async function waitForUnmount(reason: string, graceMs: number): Promise<void> {
+    const endMonoMs = systemClock.monoMs() + graceMs;
+    log('info', 'agent.stopping', { reason, mounts: mounts.status().length, graceMs });
+    while (mounts.status().length > 0 && systemClock.monoMs() < endMonoMs) {
+      await new Promise((wake) => setTimeout(wake, unmountCheckMs));
+      await mounts.sweep();
+    }
   }
 
   async function leave(reason: string): Promise<void> {
@@ -173,10 +202,15 @@ function leaveWhenIdle(
 }
 
 function readArguments(argv: string[]): Arguments {
-  const known = ['--on-demand', '--successor'];
-  const unknown = argv.find((argument) => !known.includes(argument));
+  const known = /^--(?:on-demand|successor|container=\d{1,6})$/;
+  const unknown = argv.find((argument) => !known.test(argument));
   if (unknown !== undefined) throw new AgentError('usage', `efs-agent agent: unknown argument ${unknown}`);
-  return { onDemand: argv.includes('--on-demand'), successor: argv.includes('--successor') };
+  const container = argv.find((argument) => argument.startsWith('--container='));
+  return {
+    onDemand: argv.includes('--on-demand'),
+    successor: argv.includes('--successor'),
+    containerGraceMs: container === undefined ? null : Number(container.split('=')[1]) * 1_000,
+  };
 }
 
 main().catch((error: unknown) => {

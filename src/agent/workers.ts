@@ -166,6 +166,12 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         child?.send({ kind: 'session.go', tunnelId, sessionId });
         break;
       }
+      case 'session.closed':
+        // It was gone, or not wanted, before the worker took it.
+        handing.get(message.sessionId)?.socket.destroy();
+        handing.delete(message.sessionId);
+        listener.onMessage(message);
+        break;
       case 'tunnel.closed':
         closing.get(message.tunnelId)?.();
         closing.delete(message.tunnelId);

@@ -10,6 +10,8 @@ import { findAgent } from '../helper/start-agent.ts';
 interface Arguments {
   'on-demand': boolean;
   takeover: boolean;
+  container: boolean;
+  grace: number;
 }
 
 /** `efs-agent agent`: the agent itself, in this process and in the foreground. */
@@ -27,13 +29,32 @@ export function createAgentCommand(caller: Caller): CommandModule<object, Argume
           type: 'boolean',
           default: false,
           describe: 'put this build in the place of the running agent, without closing a listener',
+        })
+        .option('container', {
+          type: 'boolean',
+          default: false,
+          describe: 'be the main program of a container: serve mounts after SIGTERM until they are gone',
+        })
+        .option('grace', {
+          type: 'number',
+          default: 20,
+          describe: 'with --container: for so many seconds at most',
         }),
     handler: async (given) => {
+      if (!(Number.isInteger(given.grace) && given.grace >= 0 && given.grace < 1_000_000))
+        throw new AgentError('usage', '--grace must be a whole number of seconds');
+      if (given.container && (given['on-demand'] || given.takeover))
+        throw new AgentError('usage', '--container goes with neither --on-demand nor --takeover');
       const bundle = caller.agentBundle();
       if (!existsSync(bundle))
         throw new AgentError('agent.start-failed', `the agent's program ${bundle} does not exist`);
       if (given.takeover && (await takeOverRunningAgent(bundle, caller))) return;
-      process.argv = [process.execPath, bundle, ...(given['on-demand'] ? ['--on-demand'] : [])];
+      process.argv = [
+        process.execPath,
+        bundle,
+        ...(given['on-demand'] ? ['--on-demand'] : []),
+        ...(given.container ? [`--container=${given.grace}`] : []),
+      ];
       createRequire(bundle)(bundle);
       // The agent ends the process itself.
       await new Promise(() => {});

@@ -1,5 +1,5 @@
-import type { Serializable } from 'node:child_process';
-import { type ChildProcess, fork } from 'node:child_process';
+import { type ChildProcess, fork, type SendHandle, type Serializable } from 'node:child_process';
+import { type Server, Socket } from 'node:net';
 import type { Child } from '../core/ports.ts';
 
 /**
@@ -26,7 +26,8 @@ export function startChild<Sent, Received>(
     pid: child.pid ?? -1,
     send(message, socket) {
       // A channel that just closed is reported by 'exit'; the message is lost with the process.
-      if (child.connected) child.send(message as Serializable, socket, { keepOpen: true }, () => {});
+      if (child.connected)
+        child.send(message as Serializable, handleOf(socket), { keepOpen: true }, () => {});
     },
     onMessage(listener) {
       child.on('message', (message) => listener(message as Received));
@@ -47,4 +48,13 @@ export function startChild<Sent, Received>(
       child.kill(signal);
     },
   };
+}
+
+/**
+ * What travels: a listening server as it is; of an accepted socket its bare handle, for a child that is given a
+ * whole socket starts to read from it at once, and bytes that were read cannot be handed to anyone else.
+ */
+function handleOf(socket: Socket | Server | undefined): SendHandle | undefined {
+  if (!(socket instanceof Socket)) return socket;
+  return (socket as unknown as { _handle: SendHandle | null })._handle ?? undefined;
 }

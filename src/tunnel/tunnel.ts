@@ -1,4 +1,3 @@
-import type { Socket } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { SecureContext } from 'node:tls';
 import { planDelayMs } from '../core/backoff.ts';
@@ -20,6 +19,7 @@ import { bindUpstream, ProxyIdentities } from './bind.ts';
 import type { Budget } from './budget.ts';
 import { createTunnelContext, dialUpstream, renderEndpoint, type Upstream } from './dial.ts';
 import type { SlabPool } from './gather.ts';
+import { type LocalHandle, openLocal } from './local.ts';
 import { searchConnections } from './scale-up.ts';
 import { Session } from './session.ts';
 
@@ -66,8 +66,8 @@ export class Tunnel {
   readonly #host: TunnelHost;
   readonly #probing = new Set<AbortController>();
   readonly #sessions = new Set<Session>();
-  /** Sockets that have arrived, of which the agent still has a copy. */
-  readonly #taken = new Map<number, Socket>();
+  /** Connections that have arrived, of which the agent still has a copy. */
+  readonly #taken = new Map<number, LocalHandle>();
   /** Of the sessions that are gone. */
   readonly #past: SessionCounters = { bytesUp: 0, bytesDown: 0 };
   #serverName = '';
@@ -163,24 +163,22 @@ export class Tunnel {
     }
   }
 
-  /** Confirms that a local socket has arrived; nothing is read from it yet. */
-  takeSession(sessionId: number, local: Socket): void {
-    // Node reads from it already: an end or a reset is found when the session starts.
-    local.allowHalfOpen = true;
-    local.on('error', () => {});
+  /** Confirms that a local connection has arrived; nothing is read from it yet. */
+  takeSession(sessionId: number, local: LocalHandle): void {
     this.#taken.set(sessionId, local);
     this.#host.report({ kind: 'session.taken', tunnelId: this.id, sessionId });
   }
 
-  /** Nobody is left who could take these sockets back: they are ours. */
+  /** Nobody is left who could take these connections back: they are ours. */
   startTakenSessions(): void {
     for (const sessionId of [...this.#taken.keys()]) this.startSession(sessionId);
   }
 
   /** Serves one local stream until it ends. */
   startSession(sessionId: number): void {
-    const local = this.#taken.get(sessionId);
-    if (local === undefined) return;
+    const handle = this.#taken.get(sessionId);
+    if (handle === undefined) return;
+    const local = openLocal(handle);
     this.#taken.delete(sessionId);
     this.#log('info', 'session.accepted', { session: sessionId });
     let binding: Binding | null = null;
@@ -236,7 +234,7 @@ export class Tunnel {
   end(cause: SessionEnd): void {
     for (const aborting of this.#probing) aborting.abort();
     this.cool();
-    for (const local of this.#taken.values()) local.on('error', () => {}).resetAndDestroy();
+    for (const handle of this.#taken.values()) openLocal(handle).resetAndDestroy();
     this.#taken.clear();
     for (const session of this.#sessions) session.destroy(cause);
   }

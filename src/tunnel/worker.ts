@@ -4,13 +4,13 @@
  * Started by `child_process.fork` with serialization `advanced`; messages are those of core/worker-protocol.
  * Knows sockets and TLS only: it reads no file, no environment, no argument.
  */
-import type { Socket } from 'node:net';
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
 import { tickMs } from '../core/stall.ts';
 import { version } from '../core/version.ts';
 import type { AgentToWorker, TunnelState, WorkerToAgent } from '../core/worker-protocol.ts';
 import { Budget } from './budget.ts';
 import { SlabPool } from './gather.ts';
+import { type LocalHandle, openLocal } from './local.ts';
 import { NextAgent } from './next-agent.ts';
 import { Tunnel, type TunnelHost } from './tunnel.ts';
 
@@ -34,8 +34,8 @@ if (process.send === undefined) {
 ignoreSignals();
 process.stdout.on('error', () => {});
 process.stderr.on('error', () => {});
-process.on('message', (message: AgentToWorker, socket: unknown) =>
-  receive(message, socket as Socket | undefined),
+process.on('message', (message: AgentToWorker, handle: unknown) =>
+  receive(message, handle as LocalHandle | undefined),
 );
 process.on('disconnect', () => {
   for (const tunnel of tunnels.values()) {
@@ -54,13 +54,13 @@ process.on('disconnect', () => {
 // Whatever threw may have left a session half done: a new worker and reconnecting kernels are safer than going on.
 process.on('uncaughtException', (thrown) => die('worker.failed', asAgentError(thrown)));
 
-function receive(message: AgentToWorker, socket: Socket | undefined): void {
+function receive(message: AgentToWorker, local: LocalHandle | undefined): void {
   if (message.kind === 'start') {
     start(message);
   } else if (host === null) {
     die('worker.failed', new AgentError('agent.protocol', `the agent sent ${message.kind} before start`));
   } else {
-    serve(message, socket, host);
+    serve(message, local, host);
   }
 }
 
@@ -92,7 +92,11 @@ function start(message: Start): void {
   report({ kind: 'ready', pid: process.pid });
 }
 
-function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefined, host: TunnelHost): void {
+function serve(
+  message: Exclude<AgentToWorker, Start>,
+  local: LocalHandle | undefined,
+  host: TunnelHost,
+): void {
   if (message.kind === 'ping') {
     report({
       kind: 'pong',
@@ -138,15 +142,15 @@ function serve(message: Exclude<AgentToWorker, Start>, socket: Socket | undefine
       return;
     case 'session.open': {
       const { sessionId } = message;
-      // Node hands over no socket when the client has gone in the meantime.
-      if (tunnel === undefined || retiring || socket === undefined || socket === null) {
+      // Nothing comes with the message when the client has gone in the meantime.
+      if (tunnel === undefined || retiring || local === undefined || local === null) {
         const cause = tunnel === undefined ? 'tunnel-closed' : retiring ? 'retired' : 'local-reset';
-        socket?.on('error', () => {}).resetAndDestroy();
+        if (local) openLocal(local).resetAndDestroy();
         report({ kind: 'session.closed', tunnelId, sessionId, cause, bytesUp: 0, bytesDown: 0 });
         return;
       }
       tunnel.endpoints = message.endpoints;
-      tunnel.takeSession(sessionId, socket);
+      tunnel.takeSession(sessionId, local);
       return;
     }
     case 'session.go':

@@ -62,7 +62,8 @@ test('the file we ship says exactly the defaults, without a warning', () => {
   const { origins: _, regions, ...values } = configOf(shipped);
   const { origins: __, regions: defaultRegions, ...defaults } = parseConfig([]);
 
-  expect(values).toEqual(defaults);
+  // The one key whose absence means something of its own: events are kept for ever.
+  expect(values).toEqual({ ...defaults, logRetentionDays: 14 });
   const plain = (some: Config['regions']) =>
     Object.entries(some).map(([name, { dnsNameSuffix, caFile }]) => [
       name,
@@ -320,6 +321,33 @@ test('any value of any key is a configuration or one explained error', () => {
         expect(error).toBeInstanceOf(AgentError);
         expect(['config.malformed', 'config.invalid']).toContain((error as AgentError).code);
       }
+    }),
+  );
+});
+
+test('nothing that stands in [cloudwatch-log] stops a mount', () => {
+  const said = configOf(
+    '[cloudwatch-log]\nenabled = yes\nlog_group_name = /efs/{fs_id}\nretention_in_days = 30\n',
+  );
+  const wrong = configOf(
+    '[cloudwatch-log]\nenabled = perhaps\nlog_group_name = a b\nretention_in_days = 0\n',
+  );
+
+  expect(said).toMatchObject({
+    cloudWatchEnabled: true,
+    logGroup: '/efs/{fs_id}',
+    logRetentionDays: 30,
+    warnings: [],
+  });
+  expect(wrong).toMatchObject({ cloudWatchEnabled: false, logGroup: '/aws/efs/utils', logRetentionDays: 14 });
+  expect(wrong.warnings).toHaveLength(3);
+  fc.assert(
+    fc.property(fc.stringMatching(/^[^\s%#;][^\r\n%]{0,30}$/), (text) => {
+      const config = configOf(
+        `[cloudwatch-log]\nenabled = ${text}\nlog_group_name = ${text}\nretention_in_days = ${text}\n`,
+      );
+      expect(config.logGroup).toMatch(/^[A-Za-z0-9._/#{}-]+$/);
+      expect(config.logRetentionDays).toBeGreaterThanOrEqual(1);
     }),
   );
 });

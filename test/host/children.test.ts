@@ -10,12 +10,12 @@ import { startChild } from '../../src/host/children.ts';
 const folder = mkdtempSync(join(tmpdir(), 'efs-agent-children-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Answers 'facts' with what it sees of its surroundings, 'echo' with the message, and writes to a socket it is given. */
+/** Answers 'facts' with what it sees of its surroundings, 'echo' with the message, and writes to a connection it is given. */
 const program = join(folder, 'child.cjs');
 writeFileSync(
   program,
-  `process.on('message', (message, socket) => {
-    if (socket) socket.end('from the child');
+  `process.on('message', (message, handle) => {
+    if (handle) new (require('node:net').Socket)({ handle }).end('from the child');
     else if (message === 'facts') process.send({ env: Object.keys(process.env).sort(), cwd: process.cwd(), execArgv: process.execArgv });
     else if (message === 'leave') process.exit(3);
     else process.send(message);
@@ -62,7 +62,7 @@ test('messages keep their bytes, in both directions', async () => {
   expect([...(received[0] as typeof message).bytes]).toEqual([0, 255, 10]);
 });
 
-test('an accepted socket that travels with a message is served by the child', async () => {
+test('an accepted socket that travels with a message reaches the child as a bare handle, and is served by it', async () => {
   const { child } = start();
   const server = createServer({ pauseOnConnect: true }, (socket) => child.send({ kind: 'session' }, socket));
   server.listen(0, '127.0.0.1');

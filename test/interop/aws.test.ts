@@ -1,7 +1,12 @@
+import {
+  CloudWatchLogsClient,
+  DescribeLogGroupsCommand,
+  GetLogEventsCommand,
+} from '@aws-sdk/client-cloudwatch-logs';
 import { DescribeSubnetsCommand, EC2Client } from '@aws-sdk/client-ec2';
 import { CreateFileSystemCommand, CreateMountTargetCommand, EFSClient } from '@aws-sdk/client-efs';
 import { afterAll, beforeAll, expect, type TestContext, test } from 'vitest';
-import type { CredentialsRequest } from '../../src/core/identity-protocol.ts';
+import type { CredentialsRequest, LogEvent } from '../../src/core/identity-protocol.ts';
 import { makeHome, plantedSecret } from '../identity/endpoints.ts';
 import { forkIdentity, type Question } from '../identity/forked.ts';
 import { type Installed, installMoto, type RunningProgram, startProgram } from './programs.ts';
@@ -123,4 +128,32 @@ test('a file system that moto does not know, and a zone without mount target, ar
   expect(await ask(question({}))).toMatchObject({
     error: { code: 'dns.not-found', message: expect.stringContaining(`no mount target in ${empty}`) },
   });
+});
+
+test('CloudWatch Logs of moto keeps how two mounts ended, with group, retention and stream', async (context) => {
+  const url = motoUrl(context);
+  const environment = { ...keys, AWS_ENDPOINT_URL_CLOUDWATCH_LOGS: url };
+  const { ask } = await forkIdentity({ environment });
+  const event: LogEvent = {
+    message: 'Successfully mounted here',
+    atMs: Date.now(),
+    logGroup: '/aws/efs/{fs_id}',
+    retentionDays: 14,
+    fileSystemId: 'fs-0123456789abcdef0',
+    region,
+    dnsSuffix,
+    credentials: unnamed,
+  };
+
+  expect(await ask({ kind: 'publish', event })).toMatchObject({ kind: 'publish.done' });
+  const failure = { ...event, message: 'Mount failed, for a reason', retentionDays: null };
+  expect(await ask({ kind: 'publish', event: failure })).toMatchObject({ kind: 'publish.done' });
+
+  const logs = new CloudWatchLogsClient(clientOf(url));
+  const logGroupName = '/aws/efs/fs-0123456789abcdef0';
+  const logStreamName = 'fs-0123456789abcdef0 - mount.log';
+  const { events } = await logs.send(new GetLogEventsCommand({ logGroupName, logStreamName }));
+  const { logGroups } = await logs.send(new DescribeLogGroupsCommand({ logGroupNamePrefix: logGroupName }));
+  expect(events?.map(({ message }) => message)).toEqual([event.message, failure.message]);
+  expect(logGroups?.map(({ retentionInDays }) => retentionInDays)).toEqual([undefined]);
 });

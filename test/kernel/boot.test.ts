@@ -1,16 +1,18 @@
 import { afterAll, beforeAll, expect } from 'vitest';
 import { testInVm } from '../support/vm.ts';
-import { fileSystem, openSetting, type Setting } from './setting.ts';
+import { accessPoints, fileSystem, openSetting, type Setting } from './setting.ts';
 
 /** How many times the machine is started; the long form of the check says more. */
 const boots = Number(process.env['EFS_AGENT_BOOTS'] ?? 1);
 
+/** Each line another access point, so that the kernel takes no two mounts for one server. */
+const [one, two, three] = accessPoints.map(({ id }) => `tls,iam,accesspoint=${id}`);
 const absent = 'fs-00000000000000000';
 const lines = {
   netdev: `${fileSystem} /mount/netdev efs _netdev,tls,iam 0 0`,
-  nofail: `${fileSystem}:/ /mount/nofail efs _netdev,nofail,tls,iam 0 0`,
-  requires: `${fileSystem} /mount/requires efs _netdev,x-systemd.requires=mount-target.service,tls,iam 0 0`,
-  automount: `${fileSystem} /mount/automount efs _netdev,noauto,x-systemd.automount,x-systemd.idle-timeout=10,tls,iam 0 0`,
+  nofail: `${fileSystem}:/ /mount/nofail efs _netdev,nofail,${one} 0 0`,
+  requires: `${fileSystem} /mount/requires efs _netdev,x-systemd.requires=mount-target.service,${two} 0 0`,
+  automount: `${fileSystem} /mount/automount efs _netdev,noauto,x-systemd.automount,x-systemd.idle-timeout=10,${three} 0 0`,
   unreachable: `${absent} /mount/unreachable efs _netdev,nofail,tls,iam,mounttargetip=10.1.1.99 0 0`,
 };
 const mountedAtBoot = ['netdev', 'nofail', 'requires'];
@@ -24,6 +26,9 @@ beforeAll(async () => {
       .map((name) => `/mount/${name}`)
       .join(' ')}`,
   );
+  await setting.must(
+    `mkdir -p ${setting.directory}/point-2 && echo there > ${setting.directory}/point-2/file`,
+  );
   await setting.must('cat >> /etc/fstab', `${Object.values(lines).join('\n')}\n`);
 });
 afterAll(() => setting?.close());
@@ -31,11 +36,11 @@ afterAll(() => setting?.close());
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
 const openTunnels = () => shell("ss -Hlnt 'src 127.0.0.1' | wc -l");
 
-testInVm('findmnt --verify has no complaint about fstab lines of type efs', async () => {
-  const { code, stdout } = await setting.vm.run('findmnt --verify --verbose 2>&1');
+testInVm('findmnt --verify finds no error in fstab lines of type efs', async () => {
+  const { stdout } = await setting.vm.run('findmnt --verify 2>&1');
 
-  expect(stdout).not.toMatch(/\[[EW]\]/);
-  expect(code, stdout).toBe(0);
+  // It warns of every type that only a helper knows, and of a source that is no path.
+  expect(stdout).toContain('0 parse errors, 0 errors,');
 });
 
 for (let boot = 1; boot <= boots; boot += 1) {
@@ -72,7 +77,7 @@ for (let boot = 1; boot <= boots; boot += 1) {
     async () => {
       expect(await shell('findmnt -n -o FSTYPE --mountpoint /mount/automount')).toBe('autofs\n');
 
-      expect(await shell('ls /mount/automount')).toContain('by-netdev');
+      expect(await shell('cat /mount/automount/file')).toBe('there\n');
 
       expect(await openTunnels()).toBe('4\n');
       await expect
@@ -83,7 +88,7 @@ for (let boot = 1; boot <= boots; boot += 1) {
         .toBe('autofs\n');
       await expect.poll(openTunnels, { timeout: 10_000 }).toBe('3\n');
       expect(await shell('systemctl is-failed mount-automount.mount')).not.toBe('failed\n');
-      expect(await shell('ls /mount/automount')).toContain('by-netdev');
+      expect(await shell('cat /mount/automount/file')).toBe('there\n');
     },
   );
 }
@@ -94,7 +99,7 @@ testInVm(
     await setting.must(
       `systemd-run --quiet --unit=writer bash -c 'exec 9>> /mount/netdev/held; while echo line >&9; do sleep 0.05; done'`,
     );
-    const before = (await shell('cat /proc/sys/kernel/random/boot_id')).trim();
+    const before = (await shell('tr -d - < /proc/sys/kernel/random/boot_id')).trim();
     const startMs = performance.now();
 
     await setting.vm.reboot();

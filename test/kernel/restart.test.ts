@@ -49,7 +49,9 @@ for (const [name, blow] of Object.entries(blows)) {
 
       for (let round = 0; round < 2; round += 1) {
         await setting.must(`${blow}; sleep 2`);
-        expect(await shell('systemctl is-active efs-agent')).toBe('active\n');
+        await expect
+          .poll(() => shell('systemctl is-active efs-agent'), { timeout: 30_000, interval: 500 })
+          .toBe('active\n');
       }
       await setting.must(
         'touch /tmp/stop; timeout 60 sh -c "while systemctl is-active -q writer; do sleep 0.2; done"',
@@ -75,10 +77,10 @@ testInVm('mount -o remount,ro makes the mount read-only, and remount,rw writable
   await mount();
   const port = /port=\d+/.exec(await shell('grep " /mount/efs " /proc/mounts'))?.[0];
 
-  for (const device of ['', `-t efs ${fileSystem}`]) {
-    expect(await shell(`mount -o remount,ro ${device} /mount/efs`)).toBe('');
+  for (const as of ['/mount/efs', `-t efs -o tls,iam ${fileSystem} /mount/efs`]) {
+    expect(await shell(`mount -o remount,ro ${as}`)).toBe('');
     expect(await shell('touch /mount/efs/refused')).toContain('Read-only file system');
-    expect(await shell(`mount -o remount,rw ${device} /mount/efs`)).toBe('');
+    expect(await shell(`mount -o remount,rw ${as}`)).toBe('');
     expect(await shell('touch /mount/efs/accepted')).toBe('');
   }
 

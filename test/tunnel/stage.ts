@@ -1,4 +1,4 @@
-import { type ChildProcess, fork } from 'node:child_process';
+import { type ChildProcess, fork, type SendHandle } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
@@ -36,12 +36,17 @@ export async function startWorker(
   const said: WorkerToAgent[] = [];
   const listeners = new Set<Server>();
   const endpointsOf = new Map<string, Endpoint[]>();
+  /** Sockets that the worker has not taken yet. */
+  const handing = new Map<number, Socket>();
   let sessions = 0;
   let pings = 0;
   child.on('message', (message: WorkerToAgent) => {
     said.push(message);
-    if (message.kind !== 'session.taken') return;
+    if (message.kind !== 'session.taken' && message.kind !== 'session.closed') return;
     const { tunnelId, sessionId } = message;
+    handing.get(sessionId)?.destroy();
+    handing.delete(sessionId);
+    if (message.kind === 'session.closed') return;
     child.send({ kind: 'session.go', tunnelId, sessionId } satisfies AgentToWorker);
   });
 
@@ -69,15 +74,12 @@ export async function startWorker(
     listen: async (tunnelId, endpoints) => {
       endpointsOf.set(tunnelId, endpoints);
       const server = createServer({ pauseOnConnect: true }, (socket) => {
-        child.send(
-          {
-            kind: 'session.open',
-            tunnelId,
-            sessionId: ++sessions,
-            endpoints: endpointsOf.get(tunnelId)!,
-          } satisfies AgentToWorker,
-          socket,
-        );
+        const sessionId = ++sessions;
+        const endpoints = endpointsOf.get(tunnelId)!;
+        handing.set(sessionId, socket);
+        const { _handle: handle } = socket as unknown as { _handle: SendHandle };
+        const open = { kind: 'session.open', tunnelId, sessionId, endpoints } satisfies AgentToWorker;
+        child.send(open, handle, { keepOpen: true });
       });
       listeners.add(server);
       server.listen(0, '127.0.0.1');
@@ -89,6 +91,7 @@ export async function startWorker(
     },
     stop: async () => {
       for (const server of listeners) server.close();
+      for (const socket of handing.values()) socket.destroy();
       if (child.exitCode !== null || child.signalCode !== null) return;
       child.kill('SIGKILL');
       await once(child, 'exit');

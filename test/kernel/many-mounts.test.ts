@@ -1,0 +1,62 @@
+import { afterAll, beforeAll, expect } from 'vitest';
+import { testInVm } from '../support/vm.ts';
+import { accessPoints, fileSystem, openSetting, type Setting } from './setting.ts';
+
+let setting: Setting;
+beforeAll(async () => {
+  setting = await openSetting();
+});
+afterAll(() => setting?.close());
+
+/** Three mounts of each access point. */
+const mounts = accessPoints.flatMap((point) =>
+  ['a', 'b', 'c'].map((copy) => ({ ...point, mountPoint: `/mount${point.path}-${copy}` })),
+);
+const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
+const showMarkers = (shown: typeof mounts) =>
+  shell(`for m in ${shown.map(({ mountPoint }) => mountPoint).join(' ')}; do echo $m $(cat $m/marker); done`);
+const expectedMarkers = (shown: typeof mounts) =>
+  shown.map(({ mountPoint, path }) => `${mountPoint} ${path}\n`).join('');
+
+testInVm(
+  'thirty mounts of ten access points at once: each shows its own data, and the role’s credentials are asked for once',
+  async () => {
+    for (const { path } of accessPoints)
+      await setting.must(
+        `mkdir -p ${setting.directory}${path} && echo ${path} > ${setting.directory}${path}/marker`,
+      );
+    await setting.must(`mkdir -p ${mounts.map(({ mountPoint }) => mountPoint).join(' ')}`);
+    await setting.must(
+      'systemd-run --quiet --unit=capture --collect tcpdump -q -i efs0 -s 0 -U -w /tmp/metadata.pcap host 169.254.169.254 && timeout 20 sh -c "until [ -s /tmp/metadata.pcap ]; do sleep 0.2; done"',
+    );
+    const script = mounts.map(
+      ({ id, mountPoint }) =>
+        `mount -t efs -o tls,iam,accesspoint=${id} ${fileSystem} ${mountPoint} || echo failed &`,
+    );
+    const startMs = performance.now();
+
+    const said = await setting.vm.run(`${script.join('\n')}\nwait`, { timeoutMs: 400_000 });
+
+    console.log(`30 mounts at once: ${((performance.now() - startMs) / 1_000).toFixed(1)} s in emulation`);
+    expect(said).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(await shell('grep -c " nfs4 " /proc/mounts')).toBe('30\n');
+    expect(await showMarkers(mounts)).toBe(expectedMarkers(mounts));
+    await setting.must('systemctl stop capture');
+    const asked = 'GET /latest/meta-data/iam/security-credentials/efs-client';
+    expect(await shell(`grep -a -o "${asked}" /tmp/metadata.pcap | wc -l`)).toBe('1\n');
+  },
+);
+
+testInVm('when some of the thirty are unmounted, the others go on with their own data', async () => {
+  const [gone, staying] = [
+    mounts.filter(({ mountPoint }) => mountPoint.endsWith('a')),
+    mounts.filter(({ mountPoint }) => !mountPoint.endsWith('a')),
+  ];
+
+  await setting.must(gone.map(({ mountPoint }) => `umount ${mountPoint}`).join(' && '));
+  await setting.must('sleep 5; echo 3 > /proc/sys/vm/drop_caches');
+
+  expect(await showMarkers(staying)).toBe(expectedMarkers(staying));
+  await setting.must(staying.map(({ mountPoint }) => `umount ${mountPoint}`).join(' && '));
+  await setting.expectNothingLeft();
+});
