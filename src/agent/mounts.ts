@@ -17,6 +17,7 @@ import {
   inheritTunnel,
   type Mount,
   type Tunnel,
+  type TunnelPlan,
   type TunnelPorts,
 } from './tunnel.ts';
 
@@ -124,21 +125,43 @@ export function createMounts(ports: MountsPorts): Mounts {
     return (await ports.readMountTables()).map(parseMountInfo);
   }
 
+  /**
+   * Whether the kernel may come back to a tunnel whose own mount is gone: it talks to one server through one
+   * connection, the first one, whatever port later mounts of that server were given (RFC 8881, 2.10.5).
+   */
+  function mayCarryAnother(mount: Mount, tables: MountEntry[][]): boolean {
+    if (!isTunnel(mount)) return false;
+    const hungUpAtMs = mount.hungUpAtMs();
+    if (hungUpAtMs !== null && ports.clock.nowMs() - hungUpAtMs >= reconnectMs) return false;
+    return [...served.values()].some(
+      (other) => other !== mount && isSameServer(other.plan, mount.plan) && isInTables(other, tables),
+    );
+  }
+
   async function closeIfGone(candidates: Mount[]): Promise<void> {
     if (candidates.length === 0) return;
     const tables = await readTables();
     for (const mount of candidates) {
-      if (tables.some((entries) => mount.isMounted(entries)) || mount.openSessions() > 0) continue;
+      if (isInTables(mount, tables) || mount.openSessions() > 0 || mayCarryAnother(mount, tables)) continue;
       log('info', 'mount.gone', { tunnel: mount.id, mountPoint: mount.plan.mountPoint });
       await remove(mount);
     }
   }
 
-  async function restoreOne(state: MountState, tables: MountEntry[][]): Promise<void> {
-    const isMounted = (entries: MountEntry[]) =>
-      (state.port === null ? findNfsMounts(entries, state.mountPoint) : findTunnelMounts(entries, state.port))
-        .length > 0;
-    if (!tables.some(isMounted)) {
+  /** `recorded` are all states that were read: one of the same server may be carried by this one's tunnel. */
+  async function restoreOne(
+    state: MountState,
+    recorded: readonly MountState[],
+    tables: MountEntry[][],
+  ): Promise<void> {
+    const isMounted = ({ port, mountPoint }: MountState) =>
+      tables.some(
+        (entries) =>
+          (port === null ? findNfsMounts(entries, mountPoint) : findTunnelMounts(entries, port)).length > 0,
+      );
+    const mayCarry = (other: MountState) =>
+      state.port !== null && isSameServer(other, state) && isMounted(other);
+    if (!isMounted(state) && !recorded.some(mayCarry)) {
       await ports.stateFiles.remove(state.mountId);
       return;
     }
@@ -264,6 +287,7 @@ export function createMounts(ports: MountsPorts): Mounts {
     },
     async restore() {
       const tables = await readTables();
+      const recorded: MountState[] = [];
       for (const file of await ports.stateFiles.read()) {
         if (served.has(file.mountId)) continue;
         const reading = parseMountState(file.text);
@@ -272,8 +296,11 @@ export function createMounts(ports: MountsPorts): Mounts {
           await ports.stateFiles.setAside(file.mountId);
           continue;
         }
-        const { mountId, port } = reading.state;
-        await restoreOne(reading.state, tables).catch((error: unknown) => {
+        recorded.push(reading.state);
+      }
+      for (const state of recorded) {
+        const { mountId, port } = state;
+        await restoreOne(state, recorded, tables).catch((error: unknown) => {
           const { code, message } = asAgentError(error);
           log('error', 'mount.not-restored', { tunnel: mountId, port, code, error: message });
         });
@@ -287,6 +314,18 @@ export function createMounts(ports: MountsPorts): Mounts {
     status: () => [...served.values()].map((mount) => mount.status()),
   };
   return mounts;
+}
+
+/** How long after it hung up the kernel may connect again, with much to spare. */
+const reconnectMs = 120_000;
+
+/** Access points of one file system are servers of their own. */
+function isSameServer(one: Pick<TunnelPlan, 'fileSystemId' | 'spec'>, other: typeof one): boolean {
+  return one.fileSystemId === other.fileSystemId && one.spec.accessPoint === other.spec.accessPoint;
+}
+
+function isInTables(mount: Mount, tables: MountEntry[][]): boolean {
+  return tables.some((entries) => mount.isMounted(entries));
 }
 
 /** Variables that decide whose credentials are found. */

@@ -8,7 +8,7 @@ import { planMountId } from '../core/mount-state.ts';
 import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import { planRenewalAtMs } from '../core/renewal.ts';
-import type { Endpoint, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
+import type { Endpoint, SessionEnd, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
 import {
   type AddressPorts,
   createAddressFinder,
@@ -99,6 +99,8 @@ export interface Tunnel extends Mount {
   readonly listener: Server;
   /** As `establish`, without the handshake and without an end: for a tunnel of an earlier agent, whose mount is there. */
   establishInBackground(): void;
+  /** Epoch milliseconds at which the kernel hung up its last connection; null while there is one, or when another side ended it. */
+  hungUpAtMs(): number | null;
   receive(message: WorkerToAgent): void;
   /** A socket that no worker has taken after all: it waits for the next one. */
   takeBack(socket: Socket): void;
@@ -165,6 +167,7 @@ async function joinTunnel(
   let accepted = inherited?.accepted ?? 0;
   let known = false;
   let closed = false;
+  let hungUpAtMs: number | null = null;
   let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
   let certificate: CertificateReply | null = inherited?.certificate ?? null;
   let arn: string | null = null;
@@ -174,6 +177,7 @@ async function joinTunnel(
 
   const listener: Listener = await listen((socket) => {
     socket.on('error', () => socket.destroy());
+    hungUpAtMs = null;
     waiting.push(socket);
     handOver();
   });
@@ -359,8 +363,10 @@ async function joinTunnel(
     if (countSessions() === 0 && !closed) ports.onQuiet(tunnel);
   }
 
-  function closeSession(sessionId: number): void {
+  function closeSession(sessionId: number, cause: SessionEnd): void {
     sessions.delete(sessionId);
+    const byKernel = cause === 'local-end' || cause === 'local-reset';
+    hungUpAtMs = byKernel && countSessions() === 0 ? clock.nowMs() : null;
     tellIfQuiet();
   }
 
@@ -375,13 +381,14 @@ async function joinTunnel(
     isMounted: (entries) => findTunnelMounts(entries, listener.port).length > 0,
     establish: (signal: AbortSignal, report: (phase: string) => void) => abortable(signal, establish(report)),
     establishInBackground: () => establishInBackground(),
+    hungUpAtMs: () => hungUpAtMs,
     receive(message: WorkerToAgent): void {
       switch (message.kind) {
         case 'session.connected':
           upstream = message.upstream;
           break;
         case 'session.closed':
-          closeSession(message.sessionId);
+          closeSession(message.sessionId, message.cause);
           break;
         case 'endpoints.wanted':
           findEndpoints().then(

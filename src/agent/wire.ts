@@ -1,5 +1,5 @@
 import { generateKeyPair, getFips } from 'node:crypto';
-import { homedir, hostname, totalmem } from 'node:os';
+import { hostname, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { parseConfig } from '../core/config.ts';
@@ -15,7 +15,7 @@ import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
 import { readStateFiles, removeStateFile, setAsideStateFile, writeStateFile } from '../host/runtime-dir.ts';
 import { readTrustedRoots } from '../host/trusted-roots.ts';
-import { readUnprivilegedUser } from '../host/users.ts';
+import { readHomeDirectory, readUnprivilegedUser } from '../host/users.ts';
 import { openWorkerSocket, workerSocketPath } from '../host/worker-socket.ts';
 import { createMountReport, type MountReport } from './cloudwatch.ts';
 import { createIdentities } from './identities.ts';
@@ -112,7 +112,7 @@ export async function wireAgent(
   const identities = createIdentities({
     clock: systemClock,
     log,
-    home: homedir(),
+    home: readHomeDirectory(),
     startIdentity: () =>
       startChild<AgentToIdentity, IdentityToAgent>(join(bundles, 'identity.cjs'), {
         environment: childEnvironment,

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
 
 /** Used where the named user does not exist, as in containers and fresh checkouts. */
 const fallbackUser = 'nobody';
@@ -18,4 +19,13 @@ export async function readUnprivilegedUser(name: string): Promise<{ uid: number;
   const uid = Number(entry?.[2] ?? 65534);
   const gid = Number(entry?.[3] ?? 65534);
   return uid > 0 && gid > 0 ? { uid, gid } : { uid: 65534, gid: 65534 };
+}
+
+/** Our own home directory; `/` for a user that the machine does not know, as containers have them. Errors: none. */
+export function readHomeDirectory(): string {
+  try {
+    return homedir();
+  } catch {
+    return '/';
+  }
 }

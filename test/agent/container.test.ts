@@ -12,6 +12,11 @@ const bundles = resolve('dist');
 const entry = resolve('contrib/container/entry');
 const isolation = ['--mount', '--pid', '--fork', '--mount-proc', '--kill-child'];
 const canIsolate = spawnSync('unshare', [...isolation, 'mount', '-t', 'tmpfs', 'tmpfs', '/run']).status === 0;
+const dropped = ['--reuid', '12345', '--regid', '12345', '--clear-groups', '--bounding-set', '-all'];
+// Node, and a checkout in a home directory, may be closed to that user.
+const canDrop =
+  spawnSync('setpriv', [...dropped, process.execPath, join(bundles, 'efs-agent.mjs'), '--version']).status ===
+  0;
 const options = 'tls,mounttargetip=127.0.0.1';
 
 let stage: AgentStage;
@@ -209,4 +214,26 @@ test('--container is not for an agent that leaves by itself, and its grace is a 
     const ended = await stage.efsAgent('agent', ...argv);
     expect(ended).toMatchObject({ status: 1, stderr: expect.stringContaining(message) });
   }
+});
+
+test.skipIf(!canDrop)('a tunnel needs neither root nor a user that the machine knows', async () => {
+  await stage.startTarget();
+  await run('chown', ['-R', '12345:12345', stage.directory]);
+  const command = [process.execPath, join(bundles, 'efs-agent.mjs'), 'tunnel', fileSystemId, '-o', options];
+  const { HOME: _, ...env } = stage.environment;
+  const tunnel = spawn('setpriv', [...dropped, ...command], { env });
+  let said = '';
+  for (const stream of [tunnel.stdout, tunnel.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      said += chunk;
+    });
+  }
+
+  await expect.poll(() => said, { timeout: 15_000 }).toMatch(/^127\.0\.0\.1:\d+\n$/);
+
+  const session = await openSession(Number(said.trim().split(':')[1]));
+  expect(await session.echo('through the tunnel')).toBe('through the tunnel');
+  const { pid } = await stage.status();
+  tunnel.kill('SIGTERM');
+  process.kill(pid!, 'SIGTERM');
 });

@@ -58,9 +58,9 @@ test.skipIf(!hasGanesha)(
       address: '127.0.0.1',
     });
     expect(mount?.identity?.source).toBe('metadata:efs-client');
-  await expect
-    .poll(async () => (await stage.status()).mounts[0]?.identity?.arn)
-    .toBe('arn:aws:sts::111122223333:assumed-role/efs-client/i-0123456789abcdef0');
+    await expect
+      .poll(async () => (await stage.status()).mounts[0]?.identity?.arn)
+      .toBe('arn:aws:sts::111122223333:assumed-role/efs-client/i-0123456789abcdef0');
     expect(stage.nfsCalls()).toEqual([
       `127.0.0.1:/ ${stage.mountPoint} -o rw,_netdev,nfsvers=4.1,rsize=1048576,wsize=1048576,hard,timeo=600,retrans=2,noresvport,port=${mount?.port}`,
     ]);

@@ -5,11 +5,13 @@ import { fileSystem, openSetting, type Setting } from './setting.ts';
 let setting: Setting;
 beforeAll(async () => {
   setting = await openSetting();
-  await setting.must(`mkdir -p /mount/bind; echo there > ${setting.directory}/file; mkfifo /tmp/go`);
+  await setting.must(
+    `mkdir -p /mount/bind /mount/second; echo there > ${setting.directory}/file; mkfifo /tmp/go`,
+  );
 });
 afterEach(() =>
   setting?.vm.run(
-    'systemctl stop holder; umount -f -l /mount/bind; umount -f -l /mount/efs; umount -f -l /mount/efs',
+    'systemctl stop holder; umount -f -l /mount/bind; umount -f -l /mount/second; umount -f -l /mount/efs; umount -f -l /mount/efs',
   ),
 );
 afterAll(() => setting?.close());
@@ -134,6 +136,29 @@ testInVm(
     await expectTunnelStays();
     await release();
     await expect.poll(() => shell('cat /tmp/read2'), { timeout: 20_000 }).toBe('there\n');
+    await setting.expectNothingLeft();
+  },
+);
+
+testInVm(
+  'the kernel has one connection for two mounts of a file system: the second one outlives umount of the first',
+  async () => {
+    const breakConnection = 'systemctl restart mount-target';
+    const restartAgent = `kill -9 $(systemctl show -p MainPID --value efs-agent)
+      timeout 60 sh -c 'until systemctl is-active -q efs-agent; do sleep 0.5; done'`;
+    const read = () => shell('echo 3 > /proc/sys/vm/drop_caches; timeout 60 cat /mount/second/file');
+    await mount();
+    await setting.must(`mount -t efs -o tls,iam,ro ${fileSystem} /mount/second`);
+
+    await setting.must('umount /mount/efs');
+
+    expect(await read()).toBe('there\n');
+    await setting.must(breakConnection);
+    expect(await read()).toBe('there\n');
+    await setting.must(restartAgent);
+    await setting.must(breakConnection);
+    expect(await read()).toBe('there\n');
+    await setting.must('umount /mount/second');
     await setting.expectNothingLeft();
   },
 );
