@@ -68,7 +68,14 @@ try {
   await expectOutput('efs-agent.mjs', '--help', /mount/);
   await expectOutput('mount-efs.cjs', '--version', escaped);
   await expectOutput('mount-efs.cjs', '--help', /Usage/);
-  await expectReady('worker.cjs', { kind: 'start', dropTo: null, budgetBytes: 1 << 24 });
+  await expectReady('worker.cjs', {
+    kind: 'start',
+    dropTo: null,
+    budgetBytes: 1 << 24,
+    stallTimeoutMs: 20_000,
+    maxConnections: 1,
+    callbackSocket: null,
+  });
   await expectReady('identity.cjs', { kind: 'start', environment: {}, metadataEndpoint: null, home: folder });
   await expectAgentServes();
   process.stdout.write(`all bundles start on Node ${process.versions.node}\n`);
