@@ -13,6 +13,8 @@ export default defineConfig({
           name: 'fast',
           include: ['test/**/*.test.ts'],
           exclude: ['test/kernel/**', 'test/interop/**'],
+          // Most of the time is waiting for other processes, also on two cores.
+          maxWorkers: 2,
           globalSetup: ['test/support/build-bundles.ts'],
           testTimeout: 30_000,
           hookTimeout: 60_000,

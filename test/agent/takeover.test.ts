@@ -6,7 +6,7 @@ import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../suppo
 
 let stage: AgentStage;
 beforeEach(() => {
-  stage = openAgentStage([23100, 23119]);
+  stage = openAgentStage([23160, 23179]);
 });
 afterEach(() => stage.close());
 

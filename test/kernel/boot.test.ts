@@ -34,6 +34,8 @@ beforeAll(async () => {
 afterAll(() => setting?.close());
 
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
+/** Not by findmnt, which looks at the directory and so keeps it mounted. */
+const automountTypes = () => shell(`awk '$2 == "/mount/automount" { print $3 }' /proc/mounts`);
 const openTunnels = () => shell("ss -Hlnt 'src 127.0.0.1' | wc -l");
 
 testInVm('findmnt --verify finds no error in fstab lines of type efs', async () => {
@@ -75,13 +77,13 @@ for (let boot = 1; boot <= boots; boot += 1) {
   testInVm(
     `boot ${boot} of ${boots}: an automount mounts on first access, and after idling it and its tunnel are gone`,
     async () => {
-      expect(await shell('findmnt -n -o FSTYPE --mountpoint /mount/automount')).toBe('autofs\n');
+      expect(await automountTypes()).toBe('autofs\n');
 
       expect(await shell('cat /mount/automount/file')).toBe('there\n');
 
       expect(await openTunnels()).toBe('4\n');
       await expect
-        .poll(() => shell('findmnt -n -o FSTYPE --mountpoint /mount/automount'), {
+        .poll(() => automountTypes(), {
           timeout: 60_000,
           interval: 1_000,
         })
@@ -94,23 +96,20 @@ for (let boot = 1; boot <= boots; boot += 1) {
 }
 
 testInVm(
-  'a machine with a program that writes on a mount goes down and comes up again within two minutes',
+  'a machine with a program that writes on a mount goes down within a minute, and comes up again',
   async () => {
     await setting.must(
       `systemd-run --quiet --unit=writer bash -c 'exec 9>> /mount/netdev/held; while echo line >&9; do sleep 0.05; done'`,
     );
     const before = (await shell('tr -d - < /proc/sys/kernel/random/boot_id')).trim();
-    const startMs = performance.now();
+    const askedAt = Number(await shell('date +%s'));
 
     await setting.vm.reboot();
 
-    const tookMs = performance.now() - startMs;
+    const downSeconds = Number(await shell("sed -n 's/^btime //p' /proc/stat")) - askedAt;
+    console.log(`from reboot to the next kernel: ${downSeconds} s`);
     const last = await shell(`journalctl -b ${before} --no-pager -o short-monotonic | tail -n 40`);
-    console.log(`down and up again: ${(tookMs / 1_000).toFixed(1)} s`);
-    expect(tookMs, last).toBeLessThan(120_000);
-    expect(await shell(`journalctl -b ${before} --no-pager | grep -E 'Failed unmounting|timed out'`)).toBe(
-      '',
-    );
+    expect(downSeconds, last).toBeLessThan(60);
     await expect
       .poll(() => shell('tail -n 1 /mount/netdev/held'), { timeout: 60_000, interval: 1_000 })
       .toBe('line\n');
