@@ -147,7 +147,10 @@ function command([file, ...args], { deadlineMs = 5 * minuteMs, node = ownNode, e
       late = true;
       endRunning();
     }, deadlineMs);
-    child.once('error', (error) => fail(error));
+    child.once('error', (error) => {
+      clearTimeout(timer);
+      fail(error);
+    });
     child.once('exit', (status, signal) => {
       clearTimeout(timer);
       running.child = null;
