@@ -4,27 +4,12 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { AgentToOrphan, WorkerToAgent } from '../../src/core/worker-protocol.ts';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import { ask, createRpcPeer } from './rpc-peer.ts';
-import { connectTo, deadlineMs, endOf, material, startPeer, startWorker, type Worker } from './stage.ts';
+import { connectTo, deadlineMs, endOf, startPeer, useTunnelStage, type Worker } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
-
-let bundle = '';
-let undo: (() => Promise<unknown>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
+const stage = useTunnelStage();
 
 /** The side of a next agent: one connection of a worker, line by line. */
 class Caller {
@@ -79,15 +64,9 @@ async function startOrphan(): Promise<{
 }> {
   const directory = await mkdtemp(join(tmpdir(), 'efs-agent-test-'));
   const path = join(directory, 'workers.sock');
-  const peer = await startPeer(certificate, { serve: createRpcPeer().serve });
-  const worker = await startWorker(bundle, { callbackSocket: path });
-  undo.push(() => rm(directory, { recursive: true, force: true }), peer.close, worker.stop);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 2_000,
-  });
+  const peer = await startPeer(stage.certificate, { serve: createRpcPeer().serve });
+  const worker = await stage.startTunnel({ callbackSocket: path });
+  stage.atEnd(() => rm(directory, { recursive: true, force: true }), peer.close);
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
   await ask(client, 1);
   const exited = once(worker.child, 'exit');
@@ -97,7 +76,7 @@ async function startOrphan(): Promise<{
 
 function listen(path: string): NextAgentSocket {
   const socket = new NextAgentSocket(path);
-  undo.push(() => socket.close());
+  stage.atEnd(() => socket.close());
   return socket;
 }
 

@@ -2,38 +2,22 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import type { SecureVersion, TLSSocket } from 'node:tls';
 import fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
+import { expect, test } from 'vitest';
 import { type FaultWire, openFaultWire } from '../support/fault-wire.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import {
   connectTo,
   deadlineMs,
   endOf,
-  material,
   type Peer,
   read,
   silent,
   startPeer,
-  startWorker,
+  useTunnelStage,
   type Worker,
 } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
+const stage = useTunnelStage();
 const mebibyte = 1024 * 1024;
-
-let bundle = '';
-let undo: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
 
 interface Scene {
   worker: Worker;
@@ -46,16 +30,10 @@ async function startTunnel(
   options: { serve?: (socket: TLSSocket) => void; maxVersion?: SecureVersion; budgetBytes?: number } = {},
 ): Promise<Scene> {
   const { budgetBytes = 64 * mebibyte, ...peerOptions } = options;
-  const peer = await startPeer(certificate, peerOptions);
+  const peer = await startPeer(stage.certificate, peerOptions);
   const wire = await openFaultWire(peer.port);
-  const worker = await startWorker(bundle, { budgetBytes });
-  undo.push(worker.stop, peer.close, wire.close);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 5_000,
-  });
+  const worker = await stage.startTunnel({ budgetBytes, dialTimeoutMs: 5_000 });
+  stage.atEnd(peer.close, wire.close);
   const port = await worker.listen('t', [{ address: '127.0.0.1', port: wire.port }]);
   return { worker, peer, wire, port };
 }

@@ -1,25 +1,10 @@
 import { once } from 'node:events';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
+import { expect, test } from 'vitest';
 import { call, reply } from '../support/rpc.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import { ask, createRpcPeer, type RpcPeer, readReply } from './rpc-peer.ts';
-import { connectTo, endOf, material, type Peer, read, startPeer, startWorker, type Worker } from './stage.ts';
+import { connectTo, endOf, type Peer, read, startPeer, useTunnelStage, type Worker } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
-
-let bundle = '';
-let undo: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
+const stage = useTunnelStage();
 
 interface Scene {
   worker: Worker;
@@ -31,15 +16,9 @@ interface Scene {
 
 async function start(): Promise<Scene> {
   const rpc = createRpcPeer();
-  const peer = await startPeer(certificate, { serve: rpc.serve });
-  const worker = await startWorker(bundle);
-  undo.push(peer.close, worker.stop);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 2_000,
-  });
+  const peer = await startPeer(stage.certificate, { serve: rpc.serve });
+  const worker = await stage.startTunnel();
+  stage.atEnd(peer.close);
   const port = await worker.listen('t', [peer.endpoint]);
   return { worker, rpc, peer, port, exited: once(worker.child, 'exit') };
 }

@@ -1,31 +1,16 @@
 import type { Socket } from 'node:net';
 import fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { type BindAnswer, type BindingTarget, openBindingTarget } from '../support/binding-target.ts';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
 import { type FaultWire, openFaultWire } from '../support/fault-wire.ts';
 import { call, createRecordSplitter, record, reply } from '../support/rpc.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import { ask } from './rpc-peer.ts';
-import { connectTo, endOf, material, read, startWorker, type Worker } from './stage.ts';
+import { connectTo, endOf, read, type TunnelStage, useTunnelStage, type Worker } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
+const stage = useTunnelStage();
 const ready = (partition: number): BindAnswer => ({ type: 'ready', partition });
 const always = 0;
 const never = -1;
-
-let bundle = '';
-let undo: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
 
 interface Scene {
   worker: Worker;
@@ -36,20 +21,14 @@ interface Scene {
 
 async function start(
   thresholdBytesPerSec: number,
-  options: Parameters<typeof startWorker>[1] & { serverMost?: number } = {},
+  options: Parameters<TunnelStage['startTunnel']>[0] & { serverMost?: number } = {},
 ): Promise<Scene> {
   const { serverMost = 5, ...workerOptions } = options;
-  const target = await openBindingTarget(certificate);
+  const target = await openBindingTarget(stage.certificate);
   target.settings = { maxConnections: serverMost, thresholdBytesPerSec };
   const wire = await openFaultWire(target.port);
-  const worker = await startWorker(bundle, { maxConnections: 5, ...workerOptions });
-  undo.push(target.close, wire.close, worker.stop);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 5_000,
-  });
+  const worker = await stage.startTunnel({ maxConnections: 5, ...workerOptions, dialTimeoutMs: 5_000 });
+  stage.atEnd(target.close, wire.close);
   const port = await worker.listen('t', [{ address: '127.0.0.1', port: wire.port }]);
   return { worker, target, wire, port };
 }
@@ -243,7 +222,7 @@ test('steady traffic scales up at the threshold, and below it does not', async (
   const load = setInterval(() => {
     for (const client of clients) client.write(call(9));
   }, 100);
-  undo.push(async () => clearInterval(load));
+  stage.atEnd(async () => clearInterval(load));
 
   await quick.worker.logs('session.widened');
   await ticks(slow.worker, 1_500);

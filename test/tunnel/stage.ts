@@ -2,10 +2,65 @@ import { type ChildProcess, fork, type SendHandle } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
+import { afterAll, afterEach, beforeAll } from 'vitest';
 import type { AgentToWorker, Endpoint, TlsMaterial, WorkerToAgent } from '../../src/core/worker-protocol.ts';
-import type { TemporaryCertificate } from '../support/temporary-ca.ts';
+import { buildBundle, removeBundle } from '../support/bundle.ts';
+import { createTemporaryCa, type TemporaryCa, type TemporaryCertificate } from '../support/temporary-ca.ts';
 
 export const deadlineMs = 10_000;
+export const serverName = 'fs-0123abcd.efs.test-1.example';
+
+/** What every test of the worker stands on. */
+export interface TunnelStage {
+  readonly ca: TemporaryCa;
+  /** Of a mount target, for `serverName`. */
+  readonly certificate: TemporaryCertificate;
+  /** Steps that the end of the test carries out, the last one first. */
+  atEnd(...steps: (() => Promise<unknown>)[]): void;
+  /** A worker of its own for this test, from the bundle. */
+  startWorker(options?: StartOptions): Promise<Worker>;
+  /** The same, with the tunnel `t` open: it trusts `ca`. */
+  startTunnel(options?: StartOptions & { dialTimeoutMs?: number }): Promise<Worker>;
+}
+
+/** Builds the worker once for a file of tests, and clears up after each; for the top of the file. */
+export function useTunnelStage(): TunnelStage {
+  const ca = createTemporaryCa();
+  let bundle = '';
+  let undo: (() => Promise<unknown>)[] = [];
+  beforeAll(async () => {
+    bundle = await buildBundle('src/tunnel/worker.ts');
+  });
+  afterAll(() => removeBundle(bundle));
+  afterEach(async () => {
+    for (const step of undo.reverse()) await step();
+    undo = [];
+  });
+
+  const stage: TunnelStage = {
+    ca,
+    certificate: ca.issue({ names: [serverName] }),
+    atEnd: (...steps) => undo.push(...steps),
+    startWorker: async (options) => {
+      const worker = await startWorker(bundle, options);
+      undo.push(worker.stop);
+      return worker;
+    },
+    startTunnel: async ({ dialTimeoutMs = 2_000, ...options } = {}) => {
+      const worker = await stage.startWorker(options);
+      worker.tell({
+        kind: 'tunnel.open',
+        tunnelId: 't',
+        tls: material(ca.rootPem, serverName),
+        dialTimeoutMs,
+      });
+      return worker;
+    },
+  };
+  return stage;
+}
+
+type StartOptions = Partial<Omit<Extract<AgentToWorker, { kind: 'start' }>, 'kind'>>;
 
 type Kind = WorkerToAgent['kind'];
 type MessageOf<K extends Kind> = Extract<WorkerToAgent, { kind: K }>;
@@ -28,10 +83,7 @@ export interface Worker {
   stop(): Promise<void>;
 }
 
-export async function startWorker(
-  bundle: string,
-  options: Partial<Omit<Extract<AgentToWorker, { kind: 'start' }>, 'kind'>> = {},
-): Promise<Worker> {
+export async function startWorker(bundle: string, options: StartOptions = {}): Promise<Worker> {
   const child = fork(bundle, [], { serialization: 'advanced', stdio: ['ignore', 'inherit', 'pipe', 'ipc'] });
   const said: WorkerToAgent[] = [];
   const listeners = new Set<Server>();

@@ -1,25 +1,10 @@
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
+import { expect, test } from 'vitest';
 import { type FaultWire, openFaultWire } from '../support/fault-wire.ts';
 import { call, reply } from '../support/rpc.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import { ask, createRpcPeer, type RpcPeer, readReply } from './rpc-peer.ts';
-import { connectTo, endOf, material, type Peer, read, startPeer, startWorker, type Worker } from './stage.ts';
+import { connectTo, endOf, type Peer, read, startPeer, useTunnelStage, type Worker } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
-
-let bundle = '';
-let undo: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
+const stage = useTunnelStage();
 
 interface Scene {
   worker: Worker;
@@ -32,16 +17,10 @@ interface Scene {
 
 async function start(stallTimeoutMs = 1_000): Promise<Scene> {
   const rpc = createRpcPeer();
-  const peer = await startPeer(certificate, { serve: rpc.serve });
+  const peer = await startPeer(stage.certificate, { serve: rpc.serve });
   const wires: [FaultWire, FaultWire] = [await openFaultWire(peer.port), await openFaultWire(peer.port)];
-  const worker = await startWorker(bundle, { stallTimeoutMs });
-  undo.push(peer.close, wires[0].close, wires[1].close, worker.stop);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 2_000,
-  });
+  const worker = await stage.startTunnel({ stallTimeoutMs });
+  stage.atEnd(peer.close, wires[0].close, wires[1].close);
   const port = await worker.listen(
     't',
     wires.map((wire) => ({ address: '127.0.0.1', port: wire.port })),
@@ -93,7 +72,7 @@ test('a slow answer is no stall while its bytes come', async () => {
     if (sentBytes >= answer.length) clearInterval(drip);
   }, 300);
   let sentBytes = 0;
-  undo.push(async () => clearInterval(drip));
+  stage.atEnd(async () => clearInterval(drip));
 
   expect(await read(client, answer.length)).toEqual(answer);
   expect((await worker.totals()).tunnels[0]).toMatchObject({ sessions: 1 });

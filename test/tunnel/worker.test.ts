@@ -1,11 +1,9 @@
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { Endpoint } from '../../src/core/worker-protocol.ts';
-import { buildBundle, removeBundle } from '../support/bundle.ts';
 import { openFaultWire } from '../support/fault-wire.ts';
-import { createTemporaryCa } from '../support/temporary-ca.ts';
 import {
   connectTo,
   deadlineMs,
@@ -13,42 +11,18 @@ import {
   material,
   type Peer,
   read,
+  serverName,
   startPeer,
-  startWorker,
+  useTunnelStage,
   type Worker,
 } from './stage.ts';
 
-const serverName = 'fs-0123abcd.efs.test-1.example';
-const ca = createTemporaryCa();
-const certificate = ca.issue({ names: [serverName] });
+const stage = useTunnelStage();
 const nobody = { uid: 65_534, gid: 65_534 };
 
-let bundle = '';
-let undo: (() => Promise<void>)[] = [];
-beforeAll(async () => {
-  bundle = await buildBundle('src/tunnel/worker.ts');
-});
-afterAll(() => removeBundle(bundle));
-afterEach(async () => {
-  for (const step of undo.reverse()) await step();
-  undo = [];
-});
-
-async function start(options: Parameters<typeof startWorker>[1] = {}): Promise<Worker> {
-  const worker = await startWorker(bundle, options);
-  undo.push(worker.stop);
-  worker.tell({
-    kind: 'tunnel.open',
-    tunnelId: 't',
-    tls: material(ca.rootPem, serverName),
-    dialTimeoutMs: 2_000,
-  });
-  return worker;
-}
-
 async function open(options: Parameters<typeof startPeer>[1] = {}): Promise<Peer> {
-  const peer = await startPeer(certificate, options);
-  undo.push(peer.close);
+  const peer = await startPeer(stage.certificate, options);
+  stage.atEnd(peer.close);
   return peer;
 }
 
@@ -57,7 +31,7 @@ function probe(worker: Worker, requestId: number, endpoints: Endpoint[]): void {
 }
 
 test('the connection of the probe serves the first session, and the second gets its own', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const port = await worker.listen('t', [peer.endpoint]);
 
@@ -76,7 +50,7 @@ test('the connection of the probe serves the first session, and the second gets 
 });
 
 test('a warm connection that the mount target has closed is not used', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const port = await worker.listen('t', [peer.endpoint]);
   probe(worker, 1, [peer.endpoint]);
@@ -93,7 +67,7 @@ test('a warm connection that the mount target has closed is not used', async () 
 });
 
 test('a warm connection on which the mount target speaks first is not used', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const port = await worker.listen('t', [peer.endpoint]);
   probe(worker, 1, [peer.endpoint]);
@@ -109,9 +83,9 @@ test('a warm connection on which the mount target speaks first is not used', asy
 });
 
 test('a failed probe says why', async () => {
-  const worker = await start();
-  const peer = await startPeer(ca.issue({ names: ['another.example'] }));
-  undo.push(peer.close);
+  const worker = await stage.startTunnel();
+  const peer = await startPeer(stage.ca.issue({ names: ['another.example'] }));
+  stage.atEnd(peer.close);
 
   probe(worker, 7, [peer.endpoint]);
 
@@ -121,7 +95,7 @@ test('a failed probe says why', async () => {
 });
 
 test('a probe of a tunnel that is not open fails', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
 
   worker.tell({ kind: 'tunnel.probe', tunnelId: 'unknown', requestId: 8, endpoints: [] });
 
@@ -132,13 +106,13 @@ test('a probe of a tunnel that is not open fails', async () => {
 });
 
 test('certificates that cannot be used are told by the probe, without their text', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const client = { certificatePem: 'wrong certificate text', privateKeyPem: 'wrong key text' };
 
   worker.tell({
     kind: 'tunnel.open',
     tunnelId: 'u',
-    tls: material(ca.rootPem, serverName, client),
+    tls: material(stage.ca.rootPem, serverName, client),
     dialTimeoutMs: 500,
   });
   worker.tell({ kind: 'tunnel.probe', tunnelId: 'u', requestId: 9, endpoints: [] });
@@ -148,10 +122,10 @@ test('certificates that cannot be used are told by the probe, without their text
 });
 
 test('while the mount target is down the NFS client is held, and served as soon as it is back', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const wire = await openFaultWire(peer.port);
-  undo.push(wire.close);
+  stage.atEnd(wire.close);
   wire.refuse(true);
   const port = await worker.listen('t', [{ address: '127.0.0.1', port: wire.port }]);
 
@@ -171,7 +145,7 @@ test('while the mount target is down the NFS client is held, and served as soon 
 });
 
 test('a held NFS client is served from the new address when the agent sends one', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const server = createServer();
   server.listen(0, '127.0.0.1');
@@ -189,7 +163,7 @@ test('a held NFS client is served from the new address when the agent sends one'
 });
 
 test('a held NFS client that goes away ends its session', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const port = await worker.listen('t', []);
   const client = await connectTo(port);
   client.write('hello');
@@ -201,7 +175,7 @@ test('a held NFS client that goes away ends its session', async () => {
 });
 
 test('a held NFS client that ends its side ends its session', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const port = await worker.listen('t', []);
   const client = await connectTo(port);
   client.write('hello');
@@ -213,11 +187,11 @@ test('a held NFS client that ends its side ends its session', async () => {
 });
 
 test('new certificates serve new connections while the old ones go on', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open({ requestCert: true, rejectUnauthorized: false });
   const port = await worker.listen('t', [peer.endpoint]);
   const named = (commonName: string) =>
-    material(ca.rootPem, serverName, ca.issue({ commonName, use: 'client' }));
+    material(stage.ca.rootPem, serverName, stage.ca.issue({ commonName, use: 'client' }));
 
   worker.tell({ kind: 'tunnel.open', tunnelId: 't', tls: named('old'), dialTimeoutMs: 2_000 });
   const first = await connectTo(port);
@@ -234,12 +208,12 @@ test('new certificates serve new connections while the old ones go on', async ()
 });
 
 test('closing a tunnel ends its sessions and its warm connection, and no other tunnel', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   worker.tell({
     kind: 'tunnel.open',
     tunnelId: 'u',
-    tls: material(ca.rootPem, serverName),
+    tls: material(stage.ca.rootPem, serverName),
     dialTimeoutMs: 2_000,
   });
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
@@ -271,7 +245,7 @@ test('closing a tunnel ends its sessions and its warm connection, and no other t
 });
 
 test('a session for a tunnel that is not open is reset and reported', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const client = await connectTo(await worker.listen('unknown', []));
 
   expect(await endOf(client)).toBe('reset');
@@ -279,7 +253,7 @@ test('a session for a tunnel that is not open is reset and reported', async () =
 });
 
 test('the log tells of the accepted connection, the mount target and its certificate, and the end', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
   client.write('hello');
@@ -300,10 +274,10 @@ test('the log tells of the accepted connection, the mount target and its certifi
 });
 
 test('when the agent is gone the open sessions go on, and the worker leaves with the last one', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const wire = await openFaultWire(peer.port);
-  undo.push(wire.close);
+  stage.atEnd(wire.close);
   const port = await worker.listen('t', [{ address: '127.0.0.1', port: wire.port }]);
   const first = await connectTo(port);
   first.write('a');
@@ -326,7 +300,7 @@ test('when the agent is gone the open sessions go on, and the worker leaves with
 });
 
 test('when the agent is gone and there is no session the worker leaves, also with a warm connection', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   probe(worker, 1, [peer.endpoint]);
   await worker.hears('probe.done');
@@ -338,7 +312,7 @@ test('when the agent is gone and there is no session the worker leaves, also wit
 });
 
 test('SIGTERM ends the worker at once; SIGHUP, SIGINT and SIGPIPE do not', async () => {
-  const worker = await start();
+  const worker = await stage.startTunnel();
   const peer = await open();
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
   await worker.hears('ready');
@@ -357,7 +331,7 @@ test('SIGTERM ends the worker at once; SIGHUP, SIGINT and SIGPIPE do not', async
 test.runIf(process.getuid?.() === 0)(
   'started by root it serves as the given user, without any capability',
   async () => {
-    const worker = await start({ dropTo: nobody });
+    const worker = await stage.startTunnel({ dropTo: nobody });
     const peer = await open();
     const { pid } = await worker.hears('ready');
     const client = await connectTo(await worker.listen('t', [peer.endpoint]));
@@ -377,8 +351,7 @@ test.runIf(process.getuid?.() === 0)(
 test.runIf(process.getuid?.() === 0)(
   'a worker that cannot give up root says so and exits with 1',
   async () => {
-    const worker = await startWorker(bundle, { dropTo: { uid: 0, gid: -2 } });
-    undo.push(worker.stop);
+    const worker = await stage.startWorker({ dropTo: { uid: 0, gid: -2 } });
     const exited = once(worker.child, 'exit');
 
     expect(await worker.logs('worker.privileges-kept')).toMatchObject({ level: 'error' });
