@@ -1,6 +1,7 @@
 import type { CommandModule } from 'yargs';
 import type { Caller } from '../helper/caller.ts';
 import { type EffectiveConfig, readEffectiveConfig } from '../helper/config.ts';
+import { jsonOption } from './options.ts';
 
 interface Arguments {
   json: boolean;
@@ -10,12 +11,7 @@ interface Arguments {
 export function createConfigCommand(caller: Caller): CommandModule<object, Arguments> {
   return {
     command: 'config',
-    builder: (yargs) =>
-      yargs.option('json', {
-        type: 'boolean',
-        default: false,
-        describe: 'for programs; the field names are stable',
-      }),
+    builder: (yargs) => yargs.option('json', jsonOption),
     handler: async ({ json }) => {
       const config = await readEffectiveConfig(caller);
       caller.writeOut(json ? `${JSON.stringify(config, null, 2)}\n` : renderConfig(config));

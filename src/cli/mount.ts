@@ -3,6 +3,7 @@ import { parseOptions } from '../core/mount-spec.ts';
 import type { Caller } from '../helper/caller.ts';
 import { mountFileSystem } from '../helper/mount.ts';
 import { checkRoot } from '../helper/program.ts';
+import { mountOptions, verboseOption } from './options.ts';
 
 interface Arguments {
   spec: string;
@@ -24,14 +25,8 @@ export function createMountCommand(caller: Caller): CommandModule<object, Argume
           describe: 'fs-<id>[:/path], or a DNS name of a file system',
         })
         .positional('directory', { type: 'string', demandOption: true, describe: 'where to mount it' })
-        .option('o', {
-          type: 'string',
-          array: true,
-          nargs: 1,
-          default: [],
-          describe: 'mount options, separated by commas',
-        })
-        .option('v', { type: 'boolean', default: false, describe: 'show every phase with its time' })
+        .option('o', mountOptions)
+        .option('v', verboseOption)
         .option('f', { type: 'boolean', default: false, describe: 'check everything, mount nothing' }),
     // Its result is the exit status.
     handler: ({ spec, directory, o, v, f }) => {

@@ -2,6 +2,7 @@ import type { CommandModule } from 'yargs';
 import { version } from '../core/version.ts';
 import type { Caller } from '../helper/caller.ts';
 import { readStatuses } from '../helper/status.ts';
+import { jsonOption } from './options.ts';
 import { renderStatus } from './render.ts';
 
 interface Arguments {
@@ -12,12 +13,7 @@ interface Arguments {
 export function createStatusCommand(caller: Caller): CommandModule<object, Arguments> {
   return {
     command: 'status',
-    builder: (yargs) =>
-      yargs.option('json', {
-        type: 'boolean',
-        default: false,
-        describe: 'for programs; the field names are stable',
-      }),
+    builder: (yargs) => yargs.option('json', jsonOption),
     handler: async ({ json }) => {
       const { own, others } = await readStatuses(caller);
       if (json) {

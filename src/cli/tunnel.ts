@@ -7,6 +7,7 @@ import type { AgentConnection } from '../helper/control-client.ts';
 import { converse, receiveAnswer } from '../helper/conversation.ts';
 import { createProgress } from '../helper/progress.ts';
 import { openAgent } from '../helper/start-agent.ts';
+import { mountOptions, verboseOption } from './options.ts';
 
 interface Arguments {
   spec: string;
@@ -25,14 +26,8 @@ export function createTunnelCommand(caller: Caller): CommandModule<object, Argum
           demandOption: true,
           describe: 'fs-<id>, or a DNS name of a file system',
         })
-        .option('o', {
-          type: 'string',
-          array: true,
-          nargs: 1,
-          default: [],
-          describe: 'mount options, separated by commas',
-        })
-        .option('v', { type: 'boolean', default: false, describe: 'show every phase with its time' }),
+        .option('o', mountOptions)
+        .option('v', verboseOption),
     handler: async ({ spec, o, v }) => {
       await holdTunnel(parseTunnelSpec(spec, o.join(',')), v, caller);
     },

@@ -6,6 +6,7 @@ import type { Caller } from '../helper/caller.ts';
 import { converse, receiveAnswer } from '../helper/conversation.ts';
 import { checkRoot } from '../helper/program.ts';
 import { openAgent } from '../helper/start-agent.ts';
+import { jsonOption } from './options.ts';
 import { formatDuration } from './render.ts';
 
 interface Arguments {
@@ -22,11 +23,7 @@ export function createWhoamiCommand(caller: Caller): CommandModule<object, Argum
       yargs
         .positional('directory', { type: 'string', describe: 'a mount point; without one: the caller' })
         .option('region', { type: 'string', describe: 'region to ask in [default: as for a mount]' })
-        .option('json', {
-          type: 'boolean',
-          default: false,
-          describe: 'for programs; the field names are stable',
-        }),
+        .option('json', jsonOption),
     handler: async ({ directory, region, json }) => {
       checkRoot(caller);
       const mountPoint = directory === undefined ? null : resolve(caller.workingDirectory, directory);
