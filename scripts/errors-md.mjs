@@ -2,27 +2,14 @@
 import { writeFileSync } from 'node:fs';
 import { build } from 'esbuild';
 
-const layers = {
-  local: 'this machine',
-  dns: 'the name of the mount target',
-  tcp: 'the connection to the mount target',
-  tls: 'encryption and certificates',
-  iam: 'credentials and policies',
-  nfs: 'the NFS server',
-};
-const retries = {
-  never: 'no: something must be changed first',
-  backoff: 'yes, it may succeed later by itself',
-};
-
 const { outputFiles } = await build({
-  entryPoints: ['src/core/errors.ts'],
+  entryPoints: ['src/core/faults.ts'],
   bundle: true,
   format: 'esm',
   platform: 'node',
   write: false,
 });
-const { faults } = await import(
+const { faults, layers, retries } = await import(
   `data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`
 );
 
@@ -30,7 +17,7 @@ const page = [
   '# Errors',
   '',
   'Every failure that efs-agent explains has a code. It stands in brackets at the end of the message, in the log and',
-  'in `efs-agent status --json`, and it does not change between versions; the words around it may.',
+  'in `efs-agent status --json`, and it does not change between versions; the words around it may. `efs-agent explain <code>` shows the same at the machine.',
   '',
   '- *Layer*: where to look. ' +
     Object.entries(layers)
@@ -42,7 +29,7 @@ const page = [
   '- *Again*: whether the same request may succeed later. The agent keeps trying for a mount that exists; a new mount',
   '  that fails is undone and reported.',
   '',
-  'This page is made from `src/core/errors.ts` by `npm run docs`; a test compares the two.',
+  'This page is made from `src/core/faults.ts` by `npm run docs`; a test compares the two.',
   '',
   ...Object.entries(layers).flatMap(([layer, text]) => [
     `## ${layer}: ${text}`,
@@ -52,9 +39,11 @@ const page = [
       .flatMap(([code, fault]) => [
         `### \`${code}\``,
         '',
-        `Exit ${fault.exit}. Again: ${retries[fault.retry]}.`,
+        `${escapeHtml(fault.text)} Exit ${fault.exit}. Again: ${retries[fault.retry]}.`,
         '',
-        escapeHtml(fault.hint),
+        `*Likely cause*: ${escapeHtml(fault.cause)}`,
+        '',
+        `*Next step*: ${escapeHtml(fault.hint)}`,
         '',
       ]),
   ]),

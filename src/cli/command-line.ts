@@ -1,5 +1,6 @@
 import yargs, { type Argv, type CommandModule } from 'yargs';
 import { AgentError, asAgentError } from '../core/errors.ts';
+import { findNearest } from '../core/nearest.ts';
 import { version } from '../core/version.ts';
 import type { Caller } from '../helper/caller.ts';
 import { runProgramFor } from '../helper/program.ts';
@@ -29,6 +30,10 @@ const commands: Record<
     describe: 'show the configuration and where each value comes from',
     load: async (caller) => untyped((await import('./config.ts')).createConfigCommand(caller)),
   },
+  explain: {
+    describe: 'explain an error code: meaning, likely cause, next step',
+    load: async (caller) => untyped((await import('./explain.ts')).createExplainCommand(caller)),
+  },
   tunnel: {
     describe: 'open a tunnel and mount nothing',
     load: async (caller) => untyped((await import('./tunnel.ts')).createTunnelCommand(caller)),
@@ -55,7 +60,11 @@ export function runCommandLine(argv: readonly string[], caller: Caller): Promise
 async function loadCommand(argv: readonly string[], caller: Caller): Promise<LoadedCommand | null> {
   const name = argv.find((word) => !word.startsWith('-'));
   if (name === undefined) return null;
-  if (!Object.hasOwn(commands, name)) throw new AgentError('usage', `unknown command ${name}`);
+  if (!Object.hasOwn(commands, name)) {
+    const nearest = findNearest(name, Object.keys(commands));
+    const hint = nearest === null ? {} : { hint: `Did you mean ${nearest}? Run efs-agent --help.` };
+    throw new AgentError('usage', `unknown command ${name}`, hint);
+  }
   return { name, module: await commands[name]!.load(caller) };
 }
 

@@ -17,6 +17,8 @@ export interface Caller {
   writeOut(text: string): void;
   writeError(text: string): void;
   stderrIsTerminal: boolean;
+  /** Columns of the terminal that standard output is; null when it is none. */
+  outColumns: number | null;
   /** Aborts on SIGINT, SIGTERM and SIGHUP; they are caught from the first look at it. */
   readonly interruption: AbortSignal;
   /** This very command: the interpreter, the program, its arguments. */
@@ -80,6 +82,9 @@ export function createCaller(program: string): Caller {
     writeOut: createWriter(() => process.stdout),
     writeError: createWriter(() => process.stderr),
     stderrIsTerminal: isatty(2),
+    get outColumns() {
+      return process.stdout.isTTY ? process.stdout.columns : null;
+    },
     get interruption() {
       interruption ??= catchSignals();
       return interruption;

@@ -37,20 +37,24 @@ test('docs/errors.md explains every code once, under its layer, with exit status
   const sections = page.split(/^## /m).slice(1);
 
   for (const code of codes) {
-    const { layer, exit, hint } = faults[code];
+    const { layer, exit, text, cause, hint } = faults[code];
     const holding = sections.filter((section) => section.includes(`### \`${code}\`\n`));
 
     expect(holding, code).toHaveLength(1);
     expect(holding[0]!.startsWith(`${layer}:`), code).toBe(true);
-    expect(holding[0], code).toContain(`### \`${code}\`\n\nExit ${exit}. `);
-    expect(holding[0], code).toContain(hint);
+    const own = holding[0]!.split(`### \`${code}\`\n`)[1]!.split('### ')[0]!;
+    expect(own, code).toContain(` Exit ${exit}. `);
+    for (const words of [text, cause, hint]) expect(own, code).toContain(words);
   }
 });
 
-test('every fault has a mount(8) status and a hint that is one sentence of one line', () => {
+test('every fault has a mount(8) status, a text, a cause and a hint, of one line each', () => {
   for (const code of codes) {
     expect([1, 2, 4, 8, 32], code).toContain(exitCodeOf(new AgentError(code, 'x')));
-    expect(faults[code].hint, code).toMatch(/^[A-Z][^\n]*\.$/);
+    const { text, cause, hint } = faults[code];
+    expect(hint, code).toMatch(/^[A-Z][^\n]*\.$/);
+    for (const words of [text, cause]) expect(words, code).toMatch(/^[A-Za-z][^\n]*\.$/);
+    expect(new Set([text, cause, hint]).size, code).toBe(3);
   }
 });
 

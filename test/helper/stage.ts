@@ -123,6 +123,7 @@ export function openHelperStage(): HelperStage {
           caller.error += text;
         },
         stderrIsTerminal: false,
+        outColumns: null,
         interruption: controller.signal,
         agentBundle: () => join(directory, 'agent.cjs'),
         command: ['/bin/false'],
