@@ -17,6 +17,7 @@ import {
 } from './addresses.ts';
 import type { Caller, Identities } from './identities.ts';
 import { adoptListener, type Listener, openListener, planPorts } from './listeners.ts';
+import type { LocalUsersCheck } from './local-users.ts';
 import type { Workers } from './workers.ts';
 
 /** What a tunnel is opened with: everything that was decided for its mount. Plain JSON but for nothing secret. */
@@ -59,6 +60,7 @@ export interface TunnelPorts extends AddressPorts {
   nextSessionId(): number;
   workers: Workers;
   identities: Identities;
+  localUsers: LocalUsersCheck;
   /** The RSA key of all client certificates, PKCS#8 PEM; made once per agent start. */
   privateKeyPem(): Promise<string>;
   /** The last session of the tunnel ended: time to look whether its mount is gone. */
@@ -177,15 +179,24 @@ async function joinTunnel(
 
   const listener: Listener = await listen((socket) => {
     socket.on('error', () => socket.destroy());
-    hungUpAtMs = null;
-    waiting.push(socket);
-    handOver();
+    void admit(socket);
   });
   const tunnelId = planMountId(plan.fileSystemId, plan.mountPoint ?? '/tunnel', listener.port);
   log('info', inherited === null ? 'listener.opened' : 'listener.inherited', {
     tunnel: tunnelId,
     port: listener.port,
   });
+
+  /** Whoever may not use the tunnel gets a reset, and not a byte of what it sent is read. */
+  async function admit(socket: Socket): Promise<void> {
+    if (!(await ports.localUsers.admit(socket, plan.fileSystemId)) || closed) {
+      socket.resetAndDestroy();
+      return;
+    }
+    hungUpAtMs = null;
+    waiting.push(socket);
+    handOver();
+  }
 
   const findAddresses = createAddressFinder(ports, plan, caller, (error) => note(error, 'name.unresolved'));
 

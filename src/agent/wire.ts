@@ -14,11 +14,13 @@ import { resolveCanonicalName, resolveName } from '../host/dns.ts';
 import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
 import { readStateFiles, removeStateFile, setAsideStateFile, writeStateFile } from '../host/runtime-dir.ts';
+import { findSocketOwners } from '../host/socket-owners.ts';
 import { readTrustedRoots } from '../host/trusted-roots.ts';
-import { readHomeDirectory, readUnprivilegedUser } from '../host/users.ts';
+import { readAllowedUids, readHomeDirectory, readUnprivilegedUser } from '../host/users.ts';
 import { openWorkerSocket, workerSocketPath } from '../host/worker-socket.ts';
 import { createMountReport, type MountReport } from './cloudwatch.ts';
 import { createIdentities } from './identities.ts';
+import { createLocalUsersCheck } from './local-users.ts';
 import { createMounts, type Mounts } from './mounts.ts';
 import { createOrphans } from './orphans.ts';
 import type { FromSuccessor, Successor, ToSuccessor } from './takeover.ts';
@@ -51,7 +53,7 @@ export async function wireAgent(
   const readConfig = async () => parseConfig(await readConfigFiles(environment));
   const bundles = dirname(process.argv[1] ?? '');
   const childEnvironment = { PATH: environment['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' };
-  const { workerUser, stallTimeoutMs, maxConnections } = await readConfig();
+  const { workerUser, stallTimeoutMs, maxConnections, localUsers } = await readConfig();
   const dropTo = await readUnprivilegedUser(workerUser);
 
   // In memory only.
@@ -118,6 +120,9 @@ export async function wireAgent(
         environment: childEnvironment,
       }),
   });
+  const allowedUids = await readAllowedUids(localUsers, (name) =>
+    log('warn', 'config.warning', { warning: `allow_local_users: there is no user ${name}` }),
+  );
   let sessions = 0;
   const mounts = createMounts({
     nextSessionId: () => ++sessions,
@@ -134,6 +139,7 @@ export async function wireAgent(
     readTrustedRoots,
     workers,
     identities,
+    localUsers: createLocalUsersCheck({ clock: systemClock, log, allowedUids, findSocketOwners }),
     privateKeyPem,
     readMountTables,
     stateFiles: {

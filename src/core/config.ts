@@ -1,6 +1,7 @@
 import { isHostName, isRegionName, isZoneName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { findIniValue, type Ini, type IniValue, mergeInis, parseIni } from './ini.ts';
+import type { LocalUsers } from './local-peer.ts';
 
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 
@@ -151,6 +152,12 @@ export const settings = {
   metadataEndpoint: ours('metadata_endpoint', null, parseUrl, 'base URL of the instance metadata service'),
   mountTargetPort: ours('mount_target_port', '2049', upTo(65_535), 'port of the mount targets'),
   workerUser: ours('worker_user', 'efs-agent', parseUserName, 'user the tunnel workers run as'),
+  localUsers: ours(
+    'allow_local_users',
+    'root',
+    parseLocalUsers,
+    'users besides root whose programs may use tunnels; any = everybody',
+  ),
   dialTimeoutMs: inSeconds(
     ours('dial_timeout_sec', '10', upTo(3_600), 'time limit for TCP and TLS to a mount target'),
   ),
@@ -555,6 +562,14 @@ function parseUrl(text: string, place: Place): string {
     throw place.invalid(`"${text}" is not an http URL`);
   }
   return text;
+}
+
+/** `any`, or names and numbers of users separated by commas. */
+function parseLocalUsers(text: string, place: Place): LocalUsers {
+  if (text === 'any') return { kind: 'any' };
+  const names = text.split(',').map((name) => name.trim());
+  for (const name of names) if (!/^\d{1,10}$/.test(name)) parseUserName(name, place);
+  return { kind: 'listed', names };
 }
 
 function parseUserName(text: string, place: Place): string {
