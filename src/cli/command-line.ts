@@ -30,6 +30,10 @@ const commands: Record<
     describe: 'show the configuration and where each value comes from',
     load: async (caller) => untyped((await import('./config.ts')).createConfigCommand(caller)),
   },
+  policy: {
+    describe: 'tell what a file-system policy allows to whom',
+    load: async (caller) => untyped((await import('./policy.ts')).createPolicyCommand(caller)),
+  },
   explain: {
     describe: 'explain an error code: meaning, likely cause, next step',
     load: async (caller) => untyped((await import('./explain.ts')).createExplainCommand(caller)),

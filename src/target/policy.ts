@@ -1,5 +1,6 @@
 import { BlockList, isIP } from 'node:net';
 import { AgentError } from '../core/errors.ts';
+import { readPolicyDocument } from './policy-document.ts';
 
 /** What a file-system policy can grant to an NFS client. */
 export const clientActions = ['ClientMount', 'ClientWrite', 'ClientRootAccess'] as const;
@@ -19,19 +20,20 @@ export type Principal =
 
 /** Everything a policy may ask about one connection. */
 export interface AccessRequest {
-  principal: Principal;
-  fileSystemArn: string;
+  principal: Principal | { kind: 'user'; accountId: string; userArn: string };
+  /** Null = the one the policy is attached to, whatever a Resource calls it. */
+  fileSystemArn: string | null;
   accessPointArn: string | null;
   secureTransport: boolean;
   accessedViaMountTarget: boolean;
-  /** IPv4 or IPv6 literal of the NFS client. */
-  sourceIp: string;
+  /** IPv4 or IPv6 literal of the NFS client; null = not known. */
+  sourceIp: string | null;
 }
 
 /** Which part of the policy decided about one action. */
 export type DecidedBy =
   | { kind: 'no-policy' }
-  | { kind: 'statement'; effect: 'Allow' | 'Deny'; name: string }
+  | { kind: 'statement'; effect: 'Allow' | 'Deny'; name: string; line: number }
   | { kind: 'no-statement' }
   /** The action itself is allowed, and means nothing without ClientMount. */
   | { kind: 'mount-not-allowed' };
@@ -49,6 +51,8 @@ export interface Policy {
 interface Statement {
   /** The `Sid`, or `statement <n>` counted from 1. */
   name: string;
+  /** Where it begins in the text, from 1. */
+  line: number;
   effect: 'Allow' | 'Deny';
   principals: readonly PrincipalPattern[];
   actions: { negated: boolean; patterns: readonly string[] };
@@ -109,8 +113,12 @@ const conditionKeys = {
     String(request.accessedViaMountTarget),
   'elasticfilesystem:accesspointarn': (request: AccessRequest) => request.accessPointArn,
   'aws:securetransport': (request: AccessRequest) => String(request.secureTransport),
-  'aws:principalarn': (request: AccessRequest) =>
-    request.principal.kind === 'assumed-role' ? request.principal.roleArn : null,
+  'aws:principalarn': ({ principal }: AccessRequest) =>
+    principal.kind === 'assumed-role'
+      ? principal.roleArn
+      : principal.kind === 'user'
+        ? principal.userArn
+        : null,
   'aws:sourceip': (request: AccessRequest) => request.sourceIp,
 } as const;
 type ConditionKey = keyof typeof conditionKeys;
@@ -146,25 +154,14 @@ export function decidePermissions(policy: Policy | null, request: AccessRequest)
 /**
  * Reads a file-system policy in the JSON that IAM and EFS use.
  *
- * Errors: `config.malformed` = not JSON; `config.invalid` = JSON with an element, an operator or a key
+ * Errors: `config.malformed` = not JSON, with the line; `config.invalid` = JSON with an element, an operator or a key
  * that is unknown or has no meaning for NFS clients. Nothing is skipped silently, because a skipped
  * condition would grant more than is written.
  * Source: IAM user guide, "IAM JSON policy elements reference".
  */
 export function parsePolicy(text: string): Policy {
-  let document: unknown;
-  try {
-    document = JSON.parse(text);
-  } catch (thrown) {
-    const why = thrown instanceof Error ? thrown.message : String(thrown);
-    throw new AgentError(
-      'config.malformed',
-      `the file-system policy is not JSON: ${why}`,
-      { hint: policyHint },
-      thrown,
-    );
-  }
-  const fields = objectOf(document, 'the policy');
+  const document = readPolicyDocument(text);
+  const fields = objectOf(document.value, 'the policy');
   onlyKeys(fields, ['Version', 'Id', 'Statement'], 'the policy');
   const version = fields['Version'];
   if (version !== undefined && version !== '2012-10-17' && version !== '2008-10-17') {
@@ -173,10 +170,12 @@ export function parsePolicy(text: string): Policy {
   if (fields['Id'] !== undefined && typeof fields['Id'] !== 'string') throw invalid('Id is not a text');
   const statements = fields['Statement'];
   if (statements === undefined) throw invalid('the policy has no Statement');
-  return { statements: (Array.isArray(statements) ? statements : [statements]).map(parseStatement) };
+  return {
+    statements: (Array.isArray(statements) ? statements : [statements]).map((statement: unknown, index) =>
+      parseStatement(statement, index, document.lineOfStatement(index)),
+    ),
+  };
 }
-
-const policyHint = 'Correct the policy file; efs-agent target reads it again at the next connection.';
 
 function allows(decided: DecidedBy): boolean {
   return decided.kind === 'no-policy' || (decided.kind === 'statement' && decided.effect === 'Allow');
@@ -188,7 +187,7 @@ function decideAction(policy: Policy | null, request: AccessRequest, action: Cli
   const decisive = applying.find(({ effect }) => effect === 'Deny') ?? applying[0];
   return decisive === undefined
     ? { kind: 'no-statement' }
-    : { kind: 'statement', effect: decisive.effect, name: decisive.name };
+    : { kind: 'statement', effect: decisive.effect, name: decisive.name, line: decisive.line };
 }
 
 function applies(statement: Statement, request: AccessRequest, action: ClientAction): boolean {
@@ -199,15 +198,21 @@ function applies(statement: Statement, request: AccessRequest, action: ClientAct
   return (
     named !== statement.actions.negated &&
     statement.principals.some((pattern) => isPrincipal(request.principal, pattern)) &&
-    (statement.resources?.some((pattern) => matchesWildcards(request.fileSystemArn, pattern)) ?? true) &&
+    isResource(request.fileSystemArn, statement.resources) &&
     statement.conditions.every((condition) => holds(condition, request))
   );
 }
 
-function isPrincipal(principal: Principal, pattern: PrincipalPattern): boolean {
+function isResource(fileSystemArn: string | null, resources: Statement['resources']): boolean {
+  if (fileSystemArn === null || resources === null) return true;
+  return resources.some((pattern) => matchesWildcards(fileSystemArn, pattern));
+}
+
+function isPrincipal(principal: AccessRequest['principal'], pattern: PrincipalPattern): boolean {
   if (pattern.kind === 'everyone') return true;
   if (principal.kind === 'anonymous') return false;
   if (pattern.kind === 'account') return principal.accountId === pattern.accountId;
+  if (principal.kind === 'user') return pattern.arn === principal.userArn;
   return pattern.arn === principal.roleArn || pattern.arn === principal.sessionArn;
 }
 
@@ -221,8 +226,8 @@ function holds(condition: Condition, request: AccessRequest): boolean {
   );
 }
 
-function parseStatement(value: unknown, index: number): Statement {
-  const place = `statement ${index + 1}`;
+function parseStatement(value: unknown, index: number, line: number): Statement {
+  const place = `statement ${index + 1} (line ${line})`;
   const fields = objectOf(value, place);
   for (const [negation, instead] of [
     ['NotPrincipal', 'Principal, with a condition on aws:PrincipalArn'],
@@ -249,7 +254,8 @@ function parseStatement(value: unknown, index: number): Statement {
     }
   }
   return {
-    name: typeof sid === 'string' && sid !== '' ? sid : place,
+    name: typeof sid === 'string' && sid !== '' ? sid : `statement ${index + 1}`,
+    line,
     effect,
     principals: parsePrincipals(fields['Principal'], place),
     actions: { negated: action === undefined, patterns },
@@ -363,7 +369,7 @@ function show(value: unknown): string {
 
 function invalid(why: string): AgentError {
   return new AgentError('config.invalid', `the file-system policy is not valid: ${why}`, {
-    hint: policyHint,
+    hint: 'Correct the policy at that place.',
   });
 }
 

@@ -222,8 +222,8 @@ describe('who may do what', () => {
     const deny = { ...allow, Sid: 'NoWriting', Effect: 'Deny', Action: allActions[1] };
 
     expect(decide([{ ...allow, Action: allActions.slice(0, 2) }, deny], role).decidedBy).toEqual({
-      ClientMount: { kind: 'statement', effect: 'Allow', name: 'statement 1' },
-      ClientWrite: { kind: 'statement', effect: 'Deny', name: 'NoWriting' },
+      ClientMount: { kind: 'statement', effect: 'Allow', name: 'statement 1', line: 1 },
+      ClientWrite: { kind: 'statement', effect: 'Deny', name: 'NoWriting', line: 1 },
       ClientRootAccess: { kind: 'no-statement' },
     });
   });
