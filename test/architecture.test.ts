@@ -24,7 +24,7 @@ const rules: Record<string, { folders: string[]; packages: string[] }> = {
   observe: { folders: ['core'], packages: ['winston'] },
   agent: { folders: ['core'], packages: [] },
   helper: { folders: ['core', 'host'], packages: [] },
-  cli: { folders: ['core', 'helper'], packages: ['yargs'] },
+  cli: { folders: ['core', 'helper'], packages: ['yargs', 'string-width'] },
 };
 /** Files with rights, or limits, of their own. */
 const exceptions: Record<string, { folders: string[]; packages: string[] }> = {

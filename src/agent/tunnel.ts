@@ -1,13 +1,14 @@
 import type { Server, Socket } from 'node:net';
 import { planDelayMs } from '../core/backoff.ts';
-import type { MountStatus } from '../core/control-protocol.ts';
-import { AgentError, asAgentError, type ErrorMessage } from '../core/errors.ts';
+import type { MountPhase, MountStatus } from '../core/control-protocol.ts';
+import { AgentError, asAgentError, fromErrorMessage } from '../core/errors.ts';
 import type { CertificateReply, CertificateRequest, IdentityFacts } from '../core/identity-protocol.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
 import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import { planRenewalAtMs } from '../core/renewal.ts';
+import { decideCondition, noTraffic, noteTraffic, readTraffic } from '../core/traffic.ts';
 import type { Endpoint, SessionEnd, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
 import {
   type AddressPorts,
@@ -50,6 +51,8 @@ export interface InheritedTunnel {
   upstream: UpstreamFacts | null;
   total: { bytesUp: number; bytesDown: number };
   accepted: number;
+  /** Absent from an agent that did not keep it. */
+  lastError?: MountStatus['lastError'];
 }
 
 export interface TunnelPorts extends AddressPorts {
@@ -67,8 +70,6 @@ export interface TunnelPorts extends AddressPorts {
   onQuiet(tunnel: Tunnel): void;
 }
 
-export type TunnelPhase = MountStatus['state'];
-
 /** What the agent keeps for one mount: a tunnel, or without `tls` the record alone. */
 export interface Mount {
   readonly plan: TunnelPlan;
@@ -78,7 +79,7 @@ export interface Mount {
   readonly server: string;
   /** Local port of the tunnel; null without one. */
   readonly port: number | null;
-  phase: TunnelPhase;
+  phase: MountPhase;
   /**
    * Resolves the name, makes the client certificate and one TLS handshake with the mount target.
    *
@@ -165,7 +166,7 @@ async function joinTunnel(
   const orphanSessions = new Map<number, number>();
   const waiting: Socket[] = [];
   const total = { bytesUp: 0, bytesDown: 0, ...inherited?.total };
-  let current = { bytesUp: 0, bytesDown: 0 };
+  let traffic = noTraffic;
   let accepted = inherited?.accepted ?? 0;
   let known = false;
   let closed = false;
@@ -173,7 +174,7 @@ async function joinTunnel(
   let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
   let certificate: CertificateReply | null = inherited?.certificate ?? null;
   let arn: string | null = null;
-  let lastError: ErrorMessage | null = null;
+  let lastError: MountStatus['lastError'] = inherited?.lastError ?? null;
   let renewal: { cancel(): void } | null = null;
   let retry: { cancel(): void } | null = null;
 
@@ -234,9 +235,13 @@ async function joinTunnel(
     }
   }
 
+  function remember(error: AgentError): void {
+    lastError = { ...error.toMessage(), atMs: clock.nowMs() };
+  }
+
   function note(error: unknown, event: string): void {
     const noted = asAgentError(error);
-    lastError = noted.toMessage();
+    remember(noted);
     log('warn', event, {
       tunnel: tunnelId,
       fileSystem: plan.fileSystemId,
@@ -376,6 +381,8 @@ async function joinTunnel(
 
   function closeSession(sessionId: number, cause: SessionEnd): void {
     sessions.delete(sessionId);
+    const broken = describeBreak(cause, upstream?.address ?? plan.dnsName);
+    if (broken !== null) remember(broken);
     const byKernel = cause === 'local-end' || cause === 'local-reset';
     hungUpAtMs = byKernel && countSessions() === 0 ? clock.nowMs() : null;
     tellIfQuiet();
@@ -398,6 +405,9 @@ async function joinTunnel(
         case 'session.connected':
           upstream = message.upstream;
           break;
+        case 'session.failed':
+          remember(fromErrorMessage(message.error));
+          break;
         case 'session.closed':
           closeSession(message.sessionId, message.cause);
           break;
@@ -409,7 +419,7 @@ async function joinTunnel(
           break;
         case 'pong': {
           const counters = message.tunnels.find((entry) => entry.tunnelId === tunnelId);
-          if (counters !== undefined) current = { bytesUp: counters.bytesUp, bytesDown: counters.bytesDown };
+          if (counters !== undefined) traffic = noteTraffic(traffic, counters, clock.monoMs());
           break;
         }
       }
@@ -423,21 +433,24 @@ async function joinTunnel(
       else if (orphanSessions.delete(workerPid)) tellIfQuiet();
     },
     workerLost(): void {
-      total.bytesUp += current.bytesUp;
-      total.bytesDown += current.bytesDown;
-      current = { bytesUp: 0, bytesDown: 0 };
+      total.bytesUp += traffic.bytesUp;
+      total.bytesDown += traffic.bytesDown;
+      traffic = noTraffic;
       sessions.clear();
     },
     workerReady: () => handOver(),
     findIdentity,
     status(): MountStatus {
+      const { isDialling, ...now } = readTraffic(traffic, clock.monoMs());
+      const condition = decideCondition({ isDialling, ...now }, waiting.length);
+      const isServing = tunnel.phase === 'mounted' || tunnel.phase === 'tunnel';
       return {
         mountId: tunnelId,
         fileSystemId: plan.fileSystemId,
         accessPointId: plan.spec.accessPoint,
         path: plan.spec.path,
         mountPoint: plan.mountPoint,
-        state: tunnel.phase,
+        state: isServing && condition !== 'fine' ? condition : tunnel.phase,
         tls: true,
         iam: plan.spec.iam,
         port: listener.port,
@@ -450,8 +463,9 @@ async function joinTunnel(
         clientCertificateExpiresAtMs: certificate?.notAfterMs ?? null,
         sessions: countSessions(),
         reconnects: Math.max(0, accepted - 1),
-        bytesUp: total.bytesUp + current.bytesUp,
-        bytesDown: total.bytesDown + current.bytesDown,
+        ...now,
+        bytesUp: total.bytesUp + now.bytesUp,
+        bytesDown: total.bytesDown + now.bytesDown,
         lastError,
       };
     },
@@ -459,8 +473,9 @@ async function joinTunnel(
       plan,
       certificate,
       upstream,
-      total: { bytesUp: total.bytesUp + current.bytesUp, bytesDown: total.bytesDown + current.bytesDown },
+      total: { bytesUp: total.bytesUp + traffic.bytesUp, bytesDown: total.bytesDown + traffic.bytesDown },
       accepted,
+      lastError,
     }),
     async close(): Promise<void> {
       if (closed) return;
@@ -474,6 +489,14 @@ async function joinTunnel(
     },
   };
   return tunnel;
+}
+
+/** The end of a session as an error for people; null when it was no failure of the mount target's side. */
+function describeBreak(cause: SessionEnd, where: string): AgentError | null {
+  if (cause === 'stalled')
+    return new AgentError('nfs.timeout', `${where} owed an answer for too long: the connection was given up`);
+  if (cause === 'upstream-reset') return new AgentError('target.closed', `${where} broke the connection`);
+  return null;
 }
 
 /** Errors: `interrupted` when `signal` aborts; the work goes on, unheard. */

@@ -13,7 +13,13 @@ import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
 import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
-import { readStateFiles, removeStateFile, setAsideStateFile, writeStateFile } from '../host/runtime-dir.ts';
+import {
+  readStateFiles,
+  removeStateFile,
+  removeUnfinishedStateFiles,
+  setAsideStateFile,
+  writeStateFile,
+} from '../host/runtime-dir.ts';
 import { findSocketOwners } from '../host/socket-owners.ts';
 import { readTrustedRoots } from '../host/trusted-roots.ts';
 import { readAllowedUids, readHomeDirectory, readUnprivilegedUser } from '../host/users.ts';
@@ -145,7 +151,10 @@ export async function wireAgent(
     stateFiles: {
       write: (mountId, text) => writeStateFile(runtimeDirectory, mountId, text),
       remove: (mountId) => removeStateFile(runtimeDirectory, mountId),
-      read: () => readStateFiles(runtimeDirectory),
+      read: async () => {
+        await removeUnfinishedStateFiles(runtimeDirectory);
+        return readStateFiles(runtimeDirectory);
+      },
       setAside: (mountId) => setAsideStateFile(runtimeDirectory, mountId),
     },
   });

@@ -1,32 +1,86 @@
-import type { AgentStatus, MountStatus } from '../core/control-protocol.ts';
+import type { AgentReport, MountReport, StatusReport } from '../core/status-report.ts';
+import { type Column, cutEnd, layOut } from './columns.ts';
 
-const columns = ['FILE SYSTEM', 'MOUNT POINT', 'STATE', 'SESSIONS', 'UP', 'DOWN'] as const;
+const columns: readonly Column[] = [
+  { title: 'FILE SYSTEM', align: 'left', least: 12 },
+  { title: 'MOUNT POINT', align: 'left', least: 12 },
+  { title: 'STATE', align: 'left', least: null },
+  { title: 'UP/s', align: 'right', least: null },
+  { title: 'DOWN/s', align: 'right', least: null },
+  { title: 'WAITING', align: 'right', least: null },
+];
+
+/** How to use the place there is. */
+export interface View {
+  /** Epoch milliseconds. */
+  nowMs: number;
+  /** Of the terminal; null where there is none, and nothing is shortened. */
+  width: number | null;
+}
 
 /**
- * The agent's status for a person: a line for the agent, a table of mounts, and under each mount where it goes
- * and as whom. Fits 80 columns unless a path or a name is long by itself.
- *
- * @param nowMs epoch milliseconds.
+ * The status for a person: for each agent a line, a table of mounts, and under each mount where it goes, as whom, and
+ * how it fares.
  */
-export function renderStatus(status: AgentStatus, nowMs: number): string {
-  const { worker } = status;
-  const lines = [
-    `efs-agent ${clean(status.version)}, pid ${status.pid}, up ${formatDuration(nowMs - status.startedAtMs)}`,
-    `tunnel worker ${worker.pid === null ? 'none' : `pid ${worker.pid}`}, ${clean(worker.state)}, ${plural(worker.restarts, 'restart')}, ${formatBytes(worker.bufferedBytes)} buffered`,
-  ];
-  if (status.mounts.length === 0) return `${[...lines, 'no tunnel is open'].join('\n')}\n`;
-  const rows = status.mounts.map(formatRow);
-  const widths = columns.map((title, at) => Math.max(title.length, ...rows.map((row) => row[at]!.length)));
-  const align = (row: readonly string[]) =>
-    row
-      .map((cell, at) => (at < 3 ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!)))
-      .join('  ')
-      .trimEnd();
-  lines.push('', align(columns));
-  status.mounts.forEach((mount, at) => {
-    lines.push(align(rows[at]!), ...formatDetails(mount, nowMs).map((line) => `  ${line}`));
+export function renderStatus(report: StatusReport, view: View): string {
+  const parts = [renderAgent(report, view)];
+  for (const other of report.otherNetworkNamespaces)
+    parts.push('', 'in another network namespace:', renderAgent(other, view));
+  const { width } = view;
+  const lines = parts.join('\n').split('\n');
+  return `${(width === null ? lines : lines.map((line) => cutEnd(line, width))).join('\n')}\n`;
+}
+
+/** The agent in one line, or that there is none. */
+export function describeAgent(report: AgentReport, nowMs: number): string {
+  const { agent, version, pid, startedAtMs, mounts } = report;
+  if (agent === 'running')
+    return `efs-agent ${clean(version)}, pid ${pid}, up ${formatDuration(nowMs - (startedAtMs ?? nowMs))}`;
+  const what = agent === 'silent' ? 'the agent does not answer' : 'the agent is not running';
+  return mounts.length === 0
+    ? `${what}; no tunnel is open`
+    : `${what}; ${plural(mounts.length, 'mount')} recorded, which nobody repairs until it is back`;
+}
+
+/** The cells that `status` and `status --watch` have in common. */
+export function describeMount(mount: MountReport): {
+  fileSystem: string;
+  mountPoint: string;
+  up: string;
+  down: string;
+  waiting: string;
+} {
+  const { port, requestsInFlight, oldestRequestMs } = mount;
+  const age = oldestRequestMs >= 1_000 ? `, ${formatDuration(oldestRequestMs)}` : '';
+  return {
+    fileSystem: clean(mount.fileSystemId),
+    mountPoint: clean(mount.mountPoint ?? `(port ${port ?? 'none'})`),
+    up: mount.tls ? formatBytes(mount.bytesUpPerSecond) : '-',
+    down: mount.tls ? formatBytes(mount.bytesDownPerSecond) : '-',
+    waiting: mount.tls ? `${requestsInFlight}${requestsInFlight === 0 ? '' : age}` : '-',
+  };
+}
+
+function renderAgent(report: AgentReport, { nowMs, width }: View): string {
+  const { worker, mounts } = report;
+  const lines = [describeAgent(report, nowMs)];
+  if (worker !== null) lines.push(describeWorker(worker));
+  if (mounts.length === 0) return [...lines, ...(worker === null ? [] : ['no tunnel is open'])].join('\n');
+  const rows = mounts.map((mount) => {
+    const { fileSystem, mountPoint, up, down, waiting } = describeMount(mount);
+    return [fileSystem, mountPoint, mount.state, up, down, waiting];
   });
-  return `${lines.join('\n')}\n`;
+  const [titles, ...table] = layOut(columns, rows, width);
+  lines.push('', titles!);
+  for (const [at, mount] of mounts.entries()) {
+    lines.push(table[at]!, ...formatDetails(mount, nowMs).map((line) => `  ${line}`));
+  }
+  return lines.join('\n');
+}
+
+function describeWorker(worker: NonNullable<AgentReport['worker']>): string {
+  const { pid, state, restarts, bufferedBytes } = worker;
+  return `tunnel worker ${pid === null ? 'none' : `pid ${pid}`}, ${clean(state)}, ${plural(restarts, 'restart')}, ${formatBytes(bufferedBytes)} buffered`;
 }
 
 /** A count of bytes with three significant digits, in units of 1024. */
@@ -54,55 +108,73 @@ export function formatDuration(durationMs: number): string {
   return `${seconds} s`;
 }
 
-function formatRow(mount: MountStatus): string[] {
+/** What a mount point or a peer may hold, without anything that a terminal would obey. */
+export function clean(text: string): string {
+  return text.replace(/\p{C}/gu, '?');
+}
+
+function formatDetails(mount: MountReport, nowMs: number): string[] {
+  const places = mount.mountPoints.filter((place) => place !== mount.mountPoint);
+  const also = places.length === 0 ? [] : [`also at ${places.map(clean).join(', ')}`];
+  const path = mount.path === '/' ? [] : [clean(mount.path)];
+  const address = mount.address ?? clean(mount.dnsName);
+  if (!mount.tls)
+    return [[address, ...path].join(', ').concat(': no tunnel, not encrypted (tls was not given)'), ...also];
+  const where = [...path, `port ${mount.port}`, ...also];
+  if (mount.state === 'unwatched') return [[address, ...where].join(', ')];
+  const accessPoint = mount.accessPointId === null ? [] : [`access point ${clean(mount.accessPointId)}`];
   return [
-    clean(mount.fileSystemId),
-    clean(mount.mountPoint ?? `(port ${mount.port ?? 'none'})`),
-    mount.state,
-    String(mount.sessions),
-    formatBytes(mount.bytesUp),
-    formatBytes(mount.bytesDown),
+    [address, ...formatTls(mount, nowMs)].join(', '),
+    [...accessPoint, ...where].join(', '),
+    ...formatIdentity(mount, nowMs),
+    [
+      `${formatBytes(mount.bytesUp)} up, ${formatBytes(mount.bytesDown)} down`,
+      `${plural(mount.requestsInFlight, 'request')} in flight`,
+      plural(mount.sessions, 'session'),
+      plural(mount.reconnects, 'reconnect'),
+    ].join(', '),
+    ...formatLastError(mount, nowMs),
   ];
 }
 
-function formatDetails(mount: MountStatus, nowMs: number): string[] {
-  if (!mount.tls) {
-    const path = mount.path === '/' ? '' : `, ${clean(mount.path)}`;
-    return [`${mount.address ?? clean(mount.dnsName)}${path}: no tunnel, not encrypted (tls was not given)`];
-  }
-  const where = [
-    mount.address ?? clean(mount.dnsName),
-    mount.tlsVersion === null
-      ? 'no TLS session yet'
-      : clean([mount.tlsVersion, mount.cipher ?? ''].join(' ').trim()),
-    `port ${mount.port}`,
-    ...(mount.path === '/' ? [] : [clean(mount.path)]),
-    ...(mount.reconnects === 0 ? [] : [plural(mount.reconnects, 'reconnect')]),
+function formatTls(
+  { tlsVersion, cipher, serverCertificateExpiresAtMs }: MountReport,
+  nowMs: number,
+): string[] {
+  if (tlsVersion === null) return ['no TLS session yet'];
+  return [
+    clean([tlsVersion, cipher ?? ''].join(' ').trim()),
+    ...(serverCertificateExpiresAtMs === null
+      ? []
+      : [`its certificate ${describeLife(serverCertificateExpiresAtMs, nowMs)}`]),
   ];
-  const lines = [where.join(', ')];
-  if (mount.accessPointId !== null) lines.push(`access point ${clean(mount.accessPointId)}`);
-  lines.push(...formatIdentity(mount, nowMs));
-  if (mount.lastError !== null)
-    lines.push(`last error: ${clean(mount.lastError.message)} [${clean(mount.lastError.code)}]`);
-  return lines;
 }
 
-function formatIdentity(mount: MountStatus, nowMs: number): string[] {
-  const { identity, clientCertificateExpiresAtMs: expiresAtMs } = mount;
+function formatIdentity(mount: MountReport, nowMs: number): string[] {
+  const { identity, clientCertificateExpiresAtMs } = mount;
   if (identity === null) return [mount.iam ? 'no credentials yet' : 'anonymous (without the option iam)'];
-  const certificate =
-    expiresAtMs === null ? '' : `, certificate good for ${formatDuration(expiresAtMs - nowMs)}`;
+  const lives = [
+    ['certificate', clientCertificateExpiresAtMs] as const,
+    ['credentials', identity.expiresAtMs] as const,
+  ].flatMap(([what, atMs]) => (atMs === null ? [] : [`${what} ${describeLife(atMs, nowMs)}`]));
   return [
     `as ${clean(identity.arn ?? identity.accessKeyId)}`,
-    `from ${clean(identity.source)}${certificate}`,
+    [`from ${clean(identity.source)}`, ...lives].join(', '),
   ];
+}
+
+function formatLastError({ lastError }: MountReport, nowMs: number): string[] {
+  if (lastError === null) return [];
+  const { atMs, message, code } = lastError;
+  return [`last error ${formatDuration(nowMs - atMs)} ago: ${clean(message)} [${clean(code)}]`];
+}
+
+function describeLife(expiresAtMs: number, nowMs: number): string {
+  return expiresAtMs > nowMs
+    ? `good for ${formatDuration(expiresAtMs - nowMs)}`
+    : `expired ${formatDuration(nowMs - expiresAtMs)} ago`;
 }
 
 function plural(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
-}
-
-/** A mount point may hold anything but NUL; a terminal shall not obey it. */
-function clean(text: string): string {
-  return text.replace(/\p{C}/gu, '?');
 }

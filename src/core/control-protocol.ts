@@ -10,8 +10,11 @@ import { checkMountSpec, type MountSpec } from './mount-spec.ts';
  */
 export const protocolVersion = 1;
 
-/** Longest line either side accepts, in bytes. A web-identity environment of a few KiB fits many times. */
+/** Longest line the agent accepts, in bytes. A web-identity environment of a few KiB fits many times. */
 export const maxLineBytes = 256 * 1024;
+
+/** Longest line a client accepts from the agent: the status of some ten thousand mounts. */
+export const maxAnswerBytes = 16 * 1024 * 1024;
 
 /** Names of the caller's environment that travel with a request; all others stay with the caller. */
 export const forwardedEnvironment = [
@@ -126,13 +129,17 @@ export interface AgentStatus {
   mounts: MountStatus[];
 }
 
+/** How far the agent has come with a mount; `tunnel` serves none. */
+export type MountPhase = 'opening' | 'mounting' | 'mounted' | 'tunnel';
+
+/** Units: epoch milliseconds; bytes since the tunnel was opened, up = to the mount target. */
 export interface MountStatus {
   mountId: string;
   fileSystemId: string;
   accessPointId: string | null;
   path: string;
   mountPoint: string | null;
-  state: 'opening' | 'mounting' | 'mounted' | 'tunnel';
+  state: MountPhase | 'reconnecting' | 'stalled';
   /** False for a mount without `tls`: the kernel talks to the mount target itself. */
   tls: boolean;
   iam: boolean;
@@ -145,11 +152,22 @@ export interface MountStatus {
   serverCertificateExpiresAtMs: number | null;
   identity: IdentityFacts | null;
   clientCertificateExpiresAtMs: number | null;
+  /** Connections of the kernel. */
   sessions: number;
+  /** TLS connections that carry them. */
+  connections: number;
+  /** How often the kernel has connected again. */
   reconnects: number;
   bytesUp: number;
   bytesDown: number;
-  lastError: ErrorMessage | null;
+  /** Over the last second. */
+  bytesUpPerSecond: number;
+  bytesDownPerSecond: number;
+  requestsInFlight: number;
+  /** Age of the oldest of them, to a second; 0 when there is none. */
+  oldestRequestMs: number;
+  /** What went wrong last, which may be over. */
+  lastError: (ErrorMessage & { atMs: number }) | null;
 }
 
 /**
@@ -241,16 +259,16 @@ export function pickEnvironment(
 /**
  * Cuts a byte stream into lines.
  *
- * Units: bytes. Errors: `agent.protocol` when a line is longer than `maxLineBytes`.
+ * Units: bytes. Errors: `agent.protocol` when a line is longer than `longestBytes`.
  */
-export function createLineSplitter(): (chunk: Buffer) => string[] {
+export function createLineSplitter(longestBytes = maxLineBytes): (chunk: Buffer) => string[] {
   let pending: Buffer[] = [];
   let pendingBytes = 0;
   return (chunk) => {
     const lines: string[] = [];
     let start = 0;
     for (let end = chunk.indexOf(10); end !== -1; end = chunk.indexOf(10, start)) {
-      checkLength(pendingBytes + end - start);
+      checkLength(pendingBytes + end - start, longestBytes);
       lines.push(Buffer.concat([...pending, chunk.subarray(start, end)]).toString('utf8'));
       pending = [];
       pendingBytes = 0;
@@ -259,15 +277,15 @@ export function createLineSplitter(): (chunk: Buffer) => string[] {
     if (start < chunk.length) {
       pending.push(chunk.subarray(start));
       pendingBytes += chunk.length - start;
-      checkLength(pendingBytes);
+      checkLength(pendingBytes, longestBytes);
     }
     return lines;
   };
 }
 
-function checkLength(bytes: number): void {
-  if (bytes > maxLineBytes)
-    throw new AgentError('agent.protocol', `a control message is longer than ${maxLineBytes} bytes`);
+function checkLength(bytes: number, longestBytes: number): void {
+  if (bytes > longestBytes)
+    throw new AgentError('agent.protocol', `a control message is longer than ${longestBytes} bytes`);
 }
 
 function parseObject(line: string): Record<string, unknown> {

@@ -30,17 +30,17 @@ export function parseMountInfo(text: string): MountEntry[] {
     .map(parseLine);
 }
 
+/** The local port of the tunnel that a kernel NFS mount talks to; null when it is not one that may be ours. */
+export function tunnelPortOf({ fsType, source, superOptions }: MountEntry): number | null {
+  if (fsType !== 'nfs4' || !source.startsWith('127.0.0.1:')) return null;
+  const options = `,${superOptions},`;
+  const port = /,port=([0-9]+),/.exec(options)?.[1];
+  return port !== undefined && options.includes(',addr=127.0.0.1,') ? Number(port) : null;
+}
+
 /** The kernel NFS mounts, bind mounts of them included, that talk to the tunnel on a local port. */
 export function findTunnelMounts(entries: readonly MountEntry[], port: number): MountEntry[] {
-  return entries.filter((entry) => {
-    const options = entry.superOptions.split(',');
-    return (
-      entry.fsType === 'nfs4' &&
-      entry.source.startsWith('127.0.0.1:') &&
-      options.includes(`port=${port}`) &&
-      options.includes('addr=127.0.0.1')
-    );
-  });
+  return entries.filter((entry) => tunnelPortOf(entry) === port);
 }
 
 /** The kernel NFS mounts on a directory, whatever they talk to. */

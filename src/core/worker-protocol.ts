@@ -112,6 +112,8 @@ export type WorkerToAgent =
   | { kind: 'endpoints.wanted'; tunnelId: string }
   /** The socket has arrived. Until then the agent keeps it, and gives it to the next worker if this one dies. */
   | { kind: 'session.taken'; tunnelId: string; sessionId: number }
+  /** A try to connect has failed, otherwise than the one before; it goes on trying. */
+  | { kind: 'session.failed'; tunnelId: string; sessionId: number; error: ErrorMessage }
   | { kind: 'session.connected'; tunnelId: string; sessionId: number; upstream: UpstreamFacts }
   | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
   | { kind: 'tunnel.closed'; tunnelId: string }

@@ -4,6 +4,7 @@ import {
   type ClientMessage,
   createLineSplitter,
   formatMessage,
+  maxAnswerBytes,
   parseAgentMessage,
 } from '../core/control-protocol.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
@@ -55,7 +56,7 @@ export function connectToAgent(socketPath: string): Promise<AgentConnection | nu
 const absentCodes = new Set(['ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'EAGAIN']);
 
 function openConversation(socket: Socket): AgentConnection {
-  const split = createLineSplitter();
+  const split = createLineSplitter(maxAnswerBytes);
   const messages: AgentMessage[] = [];
   let failure: AgentError | null = null;
   let wake = () => {};

@@ -52,12 +52,21 @@ export async function findAgent(caller: Caller): Promise<AgentConnection | null>
   return connectToAgent(controlSocketPath(directory));
 }
 
-/** Connects to the agents of other network namespaces that run. Errors: `agent.unreachable`. */
-export async function findOtherAgents(caller: Caller): Promise<AgentConnection[]> {
+/** Connects to the agent of a runtime directory if it runs; null if not. Errors: `agent.unreachable`. */
+export function findAgentIn(directory: string): Promise<AgentConnection | null> {
+  return connectToAgent(controlSocketPath(directory));
+}
+
+/** Runtime directories of agents of other network namespaces, whether they run or not. */
+export function otherDirectories(caller: Caller): string[] {
   const own = agentDirectory(caller);
   const base = runtimeDir(caller.environment);
-  const others = [base, ...networkNamespaceDirectories(base)].filter((directory) => directory !== own);
-  const found = await Promise.all(others.map((directory) => connectToAgent(controlSocketPath(directory))));
+  return [base, ...networkNamespaceDirectories(base)].filter((directory) => directory !== own);
+}
+
+/** Connects to the agents of other network namespaces that run. Errors: `agent.unreachable`. */
+export async function findOtherAgents(caller: Caller): Promise<AgentConnection[]> {
+  const found = await Promise.all(otherDirectories(caller).map(findAgentIn));
   return found.filter((agent) => agent !== null);
 }
 

@@ -8,7 +8,7 @@ import type { Caller } from './caller.ts';
 import { converse, receiveAnswer, throwIfInterrupted } from './conversation.ts';
 import { readNfsMount } from './nfs-mounts.ts';
 import { findAgent, findOtherAgents } from './start-agent.ts';
-import { readStatuses } from './status.ts';
+import { readServedMounts } from './status.ts';
 
 export type UmountRequest = Extract<UmountInvocation, { kind: 'umount' }>;
 
@@ -43,8 +43,7 @@ export async function unmountFileSystem(request: UmountRequest, caller: Caller):
 /** A mount from 127.0.0.1 is; any other NFS mount must be one that an agent has recorded. */
 async function isOurs(mountPoint: string, caller: Caller): Promise<boolean> {
   if (readNfsMount(mountPoint, caller)?.source.startsWith('127.0.0.1:') === true) return true;
-  const { own, others } = await readStatuses(caller);
-  return [own, ...others].some((status) => status?.mounts.some((mount) => mount.mountPoint === mountPoint));
+  return (await readServedMounts(caller)).some((mount) => mount.mountPoint === mountPoint);
 }
 
 /** A mount point as it is written, and without links where that can be told. */

@@ -65,17 +65,24 @@ export async function removeStateFile(directory: string, mountId: string): Promi
   await explain(directory, () => fs.rm(join(stateDir(directory), `${mountId}.json`), { force: true }));
 }
 
-/** All state files by mount id; leftovers of an interrupted write are removed. Errors: `runtime-dir.unusable`. */
+/** All state files by mount id. Errors: `runtime-dir.unusable`. */
 export async function readStateFiles(directory: string): Promise<{ mountId: string; text: string }[]> {
   return explain(directory, async () => {
     const files: { mountId: string; text: string }[] = [];
     for (const name of (await fs.readdir(stateDir(directory))).sort()) {
-      const path = join(stateDir(directory), name);
-      if (name.endsWith('.new')) await fs.rm(path, { force: true });
-      if (name.endsWith('.json'))
-        files.push({ mountId: name.slice(0, -5), text: await fs.readFile(path, 'utf8') });
+      if (!name.endsWith('.json')) continue;
+      const text = await fs.readFile(join(stateDir(directory), name), 'utf8');
+      files.push({ mountId: name.slice(0, -5), text });
     }
     return files;
+  });
+}
+
+/** Removes what an interrupted write has left. Errors: `runtime-dir.unusable`. */
+export async function removeUnfinishedStateFiles(directory: string): Promise<void> {
+  await explain(directory, async () => {
+    for (const name of await fs.readdir(stateDir(directory)))
+      if (name.endsWith('.new')) await fs.rm(join(stateDir(directory), name), { force: true });
   });
 }
 

@@ -208,12 +208,7 @@ export class Tunnel {
       },
       widened: (connections) => this.#log('info', 'session.widened', { session: sessionId, connections }),
       wantEndpoints: () => this.#host.report({ kind: 'endpoints.wanted', tunnelId: this.id }),
-      dialFailed: (error, again) =>
-        this.#log(again ? 'debug' : 'warn', 'upstream.failed', {
-          session: sessionId,
-          code: error.code,
-          message: error.message,
-        }),
+      dialFailed: (error, again) => this.#dialFailed(sessionId, error, again),
       connected: (upstream) =>
         this.#host.report({ kind: 'session.connected', tunnelId: this.id, sessionId, upstream }),
       answered: () => {
@@ -412,6 +407,13 @@ export class Tunnel {
     this.#log(unusual ? 'warn' : 'info', 'session.closed', { session: sessionId, cause, ...counters, error });
     this.#host.report({ kind: 'session.closed', tunnelId: this.id, sessionId, cause, ...counters });
     this.#host.sessionGone();
+  }
+
+  #dialFailed(sessionId: number, error: AgentError, again: boolean): void {
+    const { code, message } = error;
+    this.#log(again ? 'debug' : 'warn', 'upstream.failed', { session: sessionId, code, message });
+    if (again) return;
+    this.#host.report({ kind: 'session.failed', tunnelId: this.id, sessionId, error: error.toMessage() });
   }
 
   #logConnected(facts: UpstreamFacts): void {

@@ -1,16 +1,20 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { resolve } from 'node:path';
+import { mkdirSync } from 'node:fs';
+import { join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runCommandLine } from '../../src/cli/command-line.ts';
 import { listEffectiveSettings } from '../../src/core/config.ts';
+import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
+import { formatMountState } from '../../src/core/mount-state.ts';
 import type { EffectiveConfig } from '../../src/helper/config.ts';
 import {
   fileSystemId,
   type HelperStage,
   mountScript,
   openHelperStage,
+  reportOf,
   statusOf,
   type TestCaller,
 } from '../helper/stage.ts';
@@ -70,17 +74,93 @@ test('status without an agent says so, for programs too, and starts none', async
 
   const second = stage.caller();
   expect(await runCommandLine(['status', '--json'], second)).toBe(0);
-  expect(JSON.parse(second.out)).toMatchObject({ pid: null, mounts: [] });
+  expect(JSON.parse(second.out)).toMatchObject({ agent: 'absent', pid: null, mounts: [] });
 });
 
-test('status --json is what the agent said', async () => {
-  const said = statusOf('/mnt/efs');
-  await stage.listen((_message, reply) => reply({ kind: 'status', status: said }));
+test('status --json is what the agent said, with the places where the mount is', async () => {
+  stage.write(
+    'mountinfo',
+    [...nfsMount(20_049, '/mnt/efs', '/srv/bind'), ...nfsMount(20_050, '/mnt/b')].join('\n'),
+  );
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: statusOf('/mnt/efs') }));
+
+  expect(await runCommandLine(['status', '--json'], caller)).toBe(0);
+
+  expect(JSON.parse(caller.out)).toEqual(reportOf('/mnt/efs', { mountPoints: ['/mnt/efs', '/srv/bind'] }));
+});
+
+test('a mount without tls is found in the table by where it is, its bind mounts with it', async () => {
+  stage.write(
+    'mountinfo',
+    nfsMount(2_049, '/mnt/plain', '/srv/bind').join('\n').replaceAll('127.0.0.1', '10.1.1.6'),
+  );
+  const status = statusOf('/mnt/plain', { tls: false, port: null });
+  await stage.listen((_message, reply) => reply({ kind: 'status', status }));
 
   await runCommandLine(['status', '--json'], caller);
 
-  expect(JSON.parse(caller.out)).toEqual(said);
+  expect(JSON.parse(caller.out).mounts[0].mountPoints).toEqual(['/mnt/plain', '/srv/bind']);
 });
+
+test.each([
+  ['is gone', false],
+  ['does not answer', true],
+])('status shows what is recorded when the agent %s, and ends with 3', async (_what, isThere) => {
+  caller.limits.closeMs = 100;
+  stage.write('mountinfo', nfsMount(20_049, '/mnt/efs', '/srv/bind').join('\n'));
+  mkdirSync(join(stage.directory, 'run/mounts'));
+  stage.write('run/mounts/m1.json', recordOf('/mnt/efs', 20_049));
+  stage.write('run/mounts/damaged.json', '{');
+  if (isThere) await stage.listen(() => {});
+
+  expect(await runCommandLine(['status', '--json'], caller)).toBe(3);
+
+  const report = JSON.parse(caller.out);
+  expect(report).toMatchObject({ agent: isThere ? 'silent' : 'absent', pid: null, worker: null });
+  expect(report.mounts).toMatchObject([
+    {
+      fileSystemId,
+      mountPoint: '/mnt/efs',
+      mountPoints: ['/mnt/efs', '/srv/bind'],
+      state: 'unwatched',
+      port: 20_049,
+    },
+  ]);
+});
+
+test('the status of ten thousand mounts arrives whole', async () => {
+  const { mounts, ...status } = statusOf('/mnt/efs');
+  const many = Array.from({ length: 10_000 }, (_, at) => ({ ...mounts[0]!, mountPoint: `/mnt/${at}` }));
+  await stage.listen((_message, reply) => reply({ kind: 'status', status: { ...status, mounts: many } }));
+
+  expect(await runCommandLine(['status', '--json'], caller)).toBe(0);
+
+  expect(JSON.parse(caller.out).mounts).toHaveLength(10_000);
+});
+
+/** The lines of the mount table for one NFS mount through a tunnel, at several places. */
+function nfsMount(port: number, ...places: string[]): string[] {
+  return places.map(
+    (place, at) =>
+      `${port + at} 25 0:${port} / ${place} rw - nfs4 127.0.0.1:/ rw,vers=4.1,port=${port},addr=127.0.0.1`,
+  );
+}
+
+function recordOf(mountPoint: string, port: number): string {
+  return formatMountState({
+    mountId: 'm1',
+    fileSystemId,
+    accessPointId: null,
+    path: '/',
+    mountPoint,
+    port,
+    dnsName: `${fileSystemId}.efs.us-east-1.amazonaws.com`,
+    region: 'us-east-1',
+    spec: parseMountSpec(fileSystemId, parseOptions('tls,iam')),
+    environment: {},
+    createdAtMs: 0,
+  });
+}
 
 test('config shows each value and where it comes from, and says on stderr what has no meaning any more', async () => {
   stage.write('efs-utils.conf', '[mount]\nregion = eu-west-1\n[mount-watchdog]\npoll_interval_sec = 7\n');

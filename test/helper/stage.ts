@@ -11,6 +11,7 @@ import {
   parseClientMessage,
   type ServedMount,
 } from '../../src/core/control-protocol.ts';
+import type { StatusReport } from '../../src/core/status-report.ts';
 import type { Caller } from '../../src/helper/caller.ts';
 
 const standIns = resolve(import.meta.dirname, '../support/stand-in');
@@ -164,6 +165,25 @@ export function openHelperStage(): HelperStage {
   };
 }
 
+/** The report that `efs-agent status` makes of that status. */
+export function reportOf(
+  mountPoint: string | null,
+  changes: Partial<StatusReport['mounts'][number]> = {},
+): StatusReport {
+  const { mounts, ...agent } = statusOf(mountPoint);
+  return {
+    schemaVersion: 1,
+    agent: 'running',
+    ...agent,
+    mounts: mounts.map((mount) => ({
+      ...mount,
+      mountPoints: mountPoint === null ? [] : [mountPoint],
+      ...changes,
+    })),
+    otherNetworkNamespaces: [],
+  };
+}
+
 /** The agent's part in a mount: a tunnel on port 20049, then recorded if mount.nfs4 succeeded, else refused. */
 export function mountScript(
   changes: {
@@ -240,9 +260,14 @@ export function statusOf(
         },
         clientCertificateExpiresAtMs: Date.UTC(2026, 10, 23, 15, 30, 0),
         sessions: 1,
+        connections: 1,
         reconnects: 2,
         bytesUp: 12_345_678,
         bytesDown: 9_876_543_210,
+        bytesUpPerSecond: 2_048,
+        bytesDownPerSecond: 131_072,
+        requestsInFlight: 3,
+        oldestRequestMs: 1_000,
         lastError: null,
         ...changes,
       },

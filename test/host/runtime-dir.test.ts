@@ -15,6 +15,7 @@ import {
   createRuntimeDir,
   readStateFiles,
   removeStateFile,
+  removeUnfinishedStateFiles,
   runtimeDir,
   setAsideStateFile,
   writeStateFile,
@@ -64,6 +65,8 @@ test('what an interrupted write left is removed, and the file before it still co
   writeFileSync(join(mounts, 'a.json.new'), '{"hal');
 
   expect(await readStateFiles(directory)).toEqual([{ mountId: 'a', text: 'whole' }]);
+  await removeUnfinishedStateFiles(directory);
+
   expect(readdirSync(mounts)).toEqual(['a.json']);
 });
 

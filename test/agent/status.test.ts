@@ -1,0 +1,98 @@
+import { readFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { StatusReport } from '../../src/core/status-report.ts';
+import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../support/agent-stage.ts';
+
+const schema = JSON.parse(readFileSync('docs/status.schema.json', 'utf8')) as object;
+const isDocumented = new Ajv2020({ allErrors: true, allowUnionTypes: true }).compile(
+  closeObjects(schema) as object,
+);
+
+let stage: AgentStage;
+beforeEach(() => {
+  stage = openAgentStage([23150, 23169]);
+});
+afterEach(() => stage.close());
+
+/** The schema without room for fields that it does not describe. */
+function closeObjects(part: unknown): unknown {
+  if (Array.isArray(part)) return part.map(closeObjects);
+  if (typeof part !== 'object' || part === null) return part;
+  const closed = Object.fromEntries(Object.entries(part).map(([name, value]) => [name, closeObjects(value)]));
+  return 'required' in part ? { additionalProperties: false, ...closed } : closed;
+}
+
+async function readStatus(): Promise<{ status: number | null; report: StatusReport }> {
+  const { status, stdout } = await stage.efsAgent('status', '--json');
+  const report = JSON.parse(stdout) as StatusReport;
+  isDocumented(report);
+  expect(isDocumented.errors).toBeNull();
+  return { status, report };
+}
+
+async function mount(): Promise<number> {
+  const options = 'tls,mounttargetip=127.0.0.1';
+  expect(await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', options)).toMatchObject({ status: 0 });
+  return Number(/port=(\d+)/.exec(stage.nfsCalls()[0]!)![1]);
+}
+
+test('status --json is as its schema says: without an agent, with a mount, and after the agent is gone', async () => {
+  await stage.startTarget();
+  expect((await readStatus()).status).toBe(0);
+  const agent = await stage.startAgent();
+  await mount();
+
+  const running = await readStatus();
+  agent.child.kill('SIGKILL');
+  await agent.ended;
+  const gone = await readStatus();
+
+  expect(running).toMatchObject({ status: 0, report: { agent: 'running', mounts: [{ state: 'mounted' }] } });
+  expect(running.report.mounts[0]!.serverCertificateExpiresAtMs).toBeGreaterThan(Date.now());
+  expect(gone).toMatchObject({ status: 3, report: { agent: 'absent', mounts: [{ state: 'unwatched' }] } });
+});
+
+test('status shows the bytes, the requests that wait for a silent mount target, and what went wrong', async () => {
+  const target = await stage.startTarget();
+  await stage.startAgent();
+  const tunnel = stage.start('dist/efs-agent.mjs', [
+    'tunnel',
+    fileSystemId,
+    ...['-o', 'tls,mounttargetip=127.0.0.1'],
+  ]);
+  await waitFor(() => tunnel.stdout().includes('\n'), 'the tunnel to be ready', tunnel);
+  const kernel = connect({ port: Number(tunnel.stdout().split(':')[1]), host: '127.0.0.1' });
+  kernel.on('error', () => {});
+  // A call, which an echo sends back as a call: it stays without an answer.
+  kernel.write(Buffer.from(`800000280000000100000000000000020001${'00'.repeat(26)}`, 'hex'));
+  const only = async () => (await readStatus()).report.mounts[0]!;
+
+  await expect
+    .poll(only, { timeout: 15_000 })
+    .toMatchObject({ sessions: 1, connections: 1, requestsInFlight: 1, bytesUp: 44, bytesDown: 44 });
+  target.resetAll();
+
+  await expect.poll(only, { timeout: 15_000 }).toMatchObject({
+    sessions: 0,
+    requestsInFlight: 0,
+    lastError: { code: 'target.closed', message: '127.0.0.1 broke the connection' },
+  });
+  kernel.destroy();
+});
+
+test('status says that a mount reconnects while its mount target is away, and why', async () => {
+  const target = await stage.startTarget();
+  const agent = await stage.startAgent();
+  const port = await mount();
+  await target.close();
+  const kernel = connect({ port, host: '127.0.0.1' });
+  kernel.on('error', () => {});
+  await waitFor(() => agent.stderr().includes('upstream.failed'), 'the worker to fail', agent);
+
+  await expect
+    .poll(async () => (await readStatus()).report.mounts[0]!, { timeout: 15_000 })
+    .toMatchObject({ state: 'reconnecting', lastError: { code: 'target.refused' } });
+  kernel.destroy();
+});
