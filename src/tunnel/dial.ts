@@ -1,3 +1,4 @@
+import { constants } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import tls from 'node:tls';
 import { AgentError, type FaultCode, faults } from '../core/errors.ts';
@@ -20,6 +21,8 @@ const cipherSuites = [
   'ECDHE-RSA-AES256-GCM-SHA384',
   'ECDHE-ECDSA-CHACHA20-POLY1305',
   'ECDHE-RSA-CHACHA20-POLY1305',
+  // Keys and signatures of less than 112 bits of strength are refused: RSA below 2048 bits, SHA-1.
+  '@SECLEVEL=2',
 ].join(':');
 
 const untrustedCodes = new Set([
@@ -35,6 +38,8 @@ const untrustedCodes = new Set([
   'UNABLE_TO_GET_ISSUER_CERT',
   'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  // Node's word for reasons of OpenSSL that it has no word for: no authority, or a key or signature that is too weak.
+  'UNSPECIFIED',
 ]);
 const closedCodes = new Set(['ECONNRESET', 'ECONNABORTED', 'EPIPE']);
 
@@ -51,6 +56,7 @@ export function createTunnelContext(material: TlsMaterial): tls.SecureContext {
       maxVersion: 'TLSv1.3',
       ciphers: cipherSuites,
       ecdhCurve: 'P-256:X25519:P-384:P-521',
+      secureOptions: constants.SSL_OP_NO_RENEGOTIATION,
       ...(material.client === null
         ? {}
         : { cert: material.client.certificatePem, key: material.client.privateKeyPem }),
