@@ -135,7 +135,7 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
           ports.report.failed(ended.plan, reason, message.stderr);
           throw reason;
         }
-        mounts.confirm(ended);
+        await mounts.confirm(ended);
         send({ kind: 'mounted' });
         ports.report.mounted(ended.plan);
         break;

@@ -12,14 +12,15 @@ export interface Listener {
 const backlog = 1024;
 
 /**
- * Opens the listener on the first of the ports that is free, and keeps it: nobody reserves a port, lets it
+ * Opens the listener on the first of these ports of the range that is free, and keeps it: nobody reserves a port, lets it
  * go and hopes.
  *
  * `onSocket` gets each accepted socket paused, so that not a byte is read before a worker has it.
  *
- * Errors: `port.taken` when a single port was asked for, else `port.exhausted`.
+ * Errors: `port.taken` when the range is a single port, else `port.exhausted`.
  */
 export async function openListener(
+  range: { lower: number; upperExclusive: number },
   ports: readonly number[],
   onSocket: (socket: Socket) => void,
 ): Promise<Listener> {
@@ -27,18 +28,17 @@ export async function openListener(
     const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
     if (await tryListen(server, { host: '127.0.0.1', port, backlog })) return createListener(server);
   }
-  if (ports.length === 1) {
-    throw new AgentError(
-      'port.taken',
-      `Specified port [${ports[0]}] is unavailable: something else listens on 127.0.0.1:${ports[0]}`,
-      {
-        port: ports[0]!,
-      },
-    );
+  const { lower, upperExclusive } = range;
+  if (upperExclusive - lower === 1) {
+    const why =
+      ports.length === 0
+        ? 'a mount of another agent uses it'
+        : `something else listens on 127.0.0.1:${lower}`;
+    throw new AgentError('port.taken', `Specified port [${lower}] is unavailable: ${why}`, { port: lower });
   }
   throw new AgentError(
     'port.exhausted',
-    `Failed to locate an available port in the range [${Math.min(...ports)}, ${Math.max(...ports) + 1}), upper bound exclusive`,
+    `Failed to locate an available port in the range [${lower}, ${upperExclusive}), upper bound exclusive`,
     { ports: ports.length },
   );
 }

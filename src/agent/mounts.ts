@@ -4,31 +4,36 @@ import type { AgentStatus, MountRetry, ServedMount } from '../core/control-proto
 import { parseFileSystemName } from '../core/endpoint.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { IdentityFacts } from '../core/identity-protocol.ts';
+import { decideMount, type MountEvent, type MountSight } from '../core/mount-life.ts';
 import { describeDifferences, type MountSpec } from '../core/mount-spec.ts';
-import { formatMountState, type MountState, parseMountState } from '../core/mount-state.ts';
-import { findNfsMounts, findTunnelMounts, type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
+import { formatMountState, isSameServer, type MountState } from '../core/mount-state.ts';
+import { type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
 import { forgetSecrets } from '../core/secret-environment.ts';
 import { createDirect } from './direct.ts';
-import { decideRegion, type MountRequest, type PlanPorts, planEnvironment, planMount } from './plan.ts';
+import {
+  decideRegion,
+  type MountRequest,
+  type PlanPorts,
+  planEnvironment,
+  planMount,
+  planRecordedMount,
+} from './plan.ts';
 import { explainRefusal } from './refusal.ts';
+import { createRestorer, type RestorerPorts } from './restore.ts';
 import {
   createTunnel,
   type InheritedTunnel,
   inheritTunnel,
   type Mount,
   type Tunnel,
-  type TunnelPlan,
   type TunnelPorts,
 } from './tunnel.ts';
 
-export interface MountsPorts extends Omit<TunnelPorts, 'onQuiet'>, Omit<PlanPorts, 'identities'> {
+export interface MountsPorts
+  extends Omit<TunnelPorts, 'onQuiet' | 'isReserved'>,
+    Omit<PlanPorts, 'identities'>,
+    Pick<RestorerPorts, 'stateFiles'> {
   readMountTables(): Promise<string[]>;
-  stateFiles: {
-    write(mountId: string, text: string): Promise<void>;
-    remove(mountId: string): Promise<void>;
-    read(): Promise<{ mountId: string; text: string }[]>;
-    setAside(mountId: string): Promise<void>;
-  };
 }
 
 /** All mounts of this agent, and the tunnels that serve none. */
@@ -41,10 +46,10 @@ export interface Mounts {
   /** What is served at a mount point, compared with what is asked for; null when it is not ours. */
   compare(request: MountRequest & { mountPoint: string }): Promise<ServedMount | null>;
   /** mount.nfs4 succeeded: the mount stays. */
-  confirm(mount: Mount): void;
-  /** mount.nfs4 failed: everything is undone. */
+  confirm(mount: Mount): Promise<void>;
+  /** mount.nfs4 failed: everything is undone, unless the kernel has mounted in spite of it. */
   undo(mount: Mount): Promise<void>;
-  /** The caller died: everything is undone, unless the kernel had already mounted. */
+  /** The caller died: everything is undone, unless the kernel has mounted or its mount.nfs4 is still at work. */
   abandon(mount: Mount): Promise<void>;
   /** What to tell a user whose mount.nfs4 failed. */
   explain(mount: Mount, status: number, stderr: string): Promise<AgentError>;
@@ -76,14 +81,28 @@ export interface WhoamiQuestion {
 export function createMounts(ports: MountsPorts): Mounts {
   const { log } = ports;
   const served = new Map<string, Mount>();
-  const tunnelPorts: TunnelPorts = { ...ports, onQuiet: () => void mounts.sweep() };
+  const restorer = createRestorer({
+    log,
+    stateFiles: ports.stateFiles,
+    readTables,
+    isServed: (mountId) => served.has(mountId),
+    isServedPort: (port) => [...served.values()].some((mount) => mount.port === port),
+    serve: serveRecorded,
+  });
+  const tunnelPorts: TunnelPorts = {
+    ...ports,
+    onQuiet: () => void mounts.sweep(),
+    isReserved: (port) => restorer.isReserved(port),
+  };
 
   const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
   const findServed = (mountPoint: string) =>
     [...served.values()].findLast(({ plan, phase }) => plan.mountPoint === mountPoint && phase === 'mounted');
 
-  async function remove(mount: Mount): Promise<void> {
-    if (!served.delete(mount.id)) return;
+  /** Errors: `runtime-dir.unusable` when the record of a mount that closes cannot be removed; it is closed all the same. */
+  async function step(mount: Mount, event: MountEvent): Promise<void> {
+    mount.phase = decideMount(mount.phase, event);
+    if (mount.phase !== 'closing' || !served.delete(mount.id)) return;
     await mount.close();
     await ports.stateFiles.remove(mount.id);
   }
@@ -118,11 +137,28 @@ export function createMounts(ports: MountsPorts): Mounts {
       createdAtMs: ports.clock.nowMs(),
     };
     await ports.stateFiles.write(mount.id, formatMountState(state));
-    mount.phase = 'mounting';
+    await step(mount, { kind: 'recorded' });
+  }
+
+  function logFailure(event: string, error: unknown): void {
+    log('error', event, { error: asAgentError(error).message });
+  }
+
+  function noteKept(mount: Mount): void {
+    if (mount.phase === 'mounted')
+      log('warn', 'mount.kept', { tunnel: mount.id, mountPoint: mount.plan.mountPoint, port: mount.port });
   }
 
   async function readTables(): Promise<MountEntry[][]> {
     return (await ports.readMountTables()).map(parseMountInfo);
+  }
+
+  /** Whether the kernel has the mount; null when its tables cannot be read. */
+  async function look(mount: Mount): Promise<MountSight['inTables']> {
+    return readTables().then(
+      (tables) => isInTables(mount, tables),
+      () => null,
+    );
   }
 
   /**
@@ -142,46 +178,26 @@ export function createMounts(ports: MountsPorts): Mounts {
     if (candidates.length === 0) return;
     const tables = await readTables();
     for (const mount of candidates) {
-      if (isInTables(mount, tables) || mount.openSessions() > 0 || mayCarryAnother(mount, tables)) continue;
-      log('info', 'mount.gone', { tunnel: mount.id, mountPoint: mount.plan.mountPoint });
-      await remove(mount);
+      const sight: MountSight = {
+        inTables: isInTables(mount, tables),
+        connections: mount.openSessions(),
+        mayCarryAnother: mayCarryAnother(mount, tables),
+      };
+      // One whose record cannot be removed does not keep the others.
+      await step(mount, { kind: 'looked', sight }).catch((error: unknown) =>
+        logFailure('undo.failed', error),
+      );
+      if (mount.phase === 'closing')
+        log('info', 'mount.gone', { tunnel: mount.id, mountPoint: mount.plan.mountPoint });
     }
   }
 
-  /** `recorded` are all states that were read: one of the same server may be carried by this one's tunnel. */
-  async function restoreOne(
-    state: MountState,
-    recorded: readonly MountState[],
-    tables: MountEntry[][],
-  ): Promise<void> {
-    const isMounted = ({ port, mountPoint }: MountState) =>
-      tables.some(
-        (entries) =>
-          (port === null ? findNfsMounts(entries, mountPoint) : findTunnelMounts(entries, port)).length > 0,
-      );
-    const mayCarry = (other: MountState) =>
-      state.port !== null && isSameServer(other, state) && isMounted(other);
-    if (!isMounted(state) && !recorded.some(mayCarry)) {
-      await ports.stateFiles.remove(state.mountId);
-      return;
-    }
-    const request = { spec: state.spec, mountPoint: state.mountPoint, environment: state.environment };
-    const { plan } = await planMount(ports, request);
-    const mount =
-      state.port === null
-        ? createDirect(ports, plan)
-        : await createTunnel(tunnelPorts, {
-            ...plan,
-            localPorts: { lower: state.port, upperExclusive: state.port + 1 },
-          });
+  async function serveRecorded(state: MountState): Promise<void> {
+    const plan = await planRecordedMount(ports, state);
+    const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
     mount.phase = 'mounted';
     served.set(mount.id, mount);
     if (isTunnel(mount)) mount.establishInBackground();
-    log('info', 'mount.restored', {
-      tunnel: state.mountId,
-      fileSystem: state.fileSystemId,
-      port: state.port,
-    });
   }
 
   /** Whether a device names the file system of a mount: by its id, its name, or another name of that. */
@@ -202,10 +218,11 @@ export function createMounts(ports: MountsPorts): Mounts {
       served.set(mount.id, mount);
       try {
         await mount.establish(signal, report);
-        if (request.mountPoint === null) mount.phase = 'tunnel';
+        if (request.mountPoint === null) await step(mount, { kind: 'kept' });
         else await record(mount, request.mountPoint);
       } catch (error) {
-        await remove(mount);
+        // Why it failed is more than that its record, if any, could not be removed either.
+        await step(mount, { kind: 'failed' }).catch((further: unknown) => logFailure('undo.failed', further));
         throw error;
       }
       const retry = {
@@ -233,8 +250,8 @@ export function createMounts(ports: MountsPorts): Mounts {
         server: there.server,
       };
     },
-    confirm(mount) {
-      mount.phase = 'mounted';
+    async confirm(mount) {
+      await step(mount, { kind: 'mount-succeeded' });
       log('info', 'mount.done', {
         tunnel: mount.id,
         fileSystem: mount.plan.fileSystemId,
@@ -242,12 +259,14 @@ export function createMounts(ports: MountsPorts): Mounts {
         port: mount.port,
       });
     },
-    undo: remove,
+    async undo(mount) {
+      await step(mount, { kind: 'mount-failed', inTables: await look(mount) });
+      noteKept(mount);
+    },
     async abandon(mount) {
-      const mounted =
-        mount.phase === 'mounting' && (await readTables()).some((entries) => mount.isMounted(entries));
-      if (mounted) mounts.confirm(mount);
-      else await remove(mount);
+      const inTables = mount.phase === 'mounting' ? await look(mount) : false;
+      await step(mount, { kind: 'caller-gone', inTables, connections: mount.openSessions() });
+      noteKept(mount);
     },
     explain: (mount, status, stderr) => explainRefusal(mount, status, stderr),
     async whoami({ mountPoint, region, environment }) {
@@ -281,31 +300,10 @@ export function createMounts(ports: MountsPorts): Mounts {
       const silent = [...served.values()].filter(
         (mount) => mount.phase === 'mounted' && mount.openSessions() === 0,
       );
-      await closeIfGone(silent).catch((error: unknown) => {
-        log('error', 'sweep.failed', { error: asAgentError(error).message });
-      });
+      await closeIfGone(silent).catch((error: unknown) => logFailure('sweep.failed', error));
+      await restorer.retry();
     },
-    async restore() {
-      const tables = await readTables();
-      const recorded: MountState[] = [];
-      for (const file of await ports.stateFiles.read()) {
-        if (served.has(file.mountId)) continue;
-        const reading = parseMountState(file.text);
-        if (reading.kind === 'damaged') {
-          log('warn', 'state-file.damaged', { mount: file.mountId, reason: reading.reason });
-          await ports.stateFiles.setAside(file.mountId);
-          continue;
-        }
-        recorded.push(reading.state);
-      }
-      for (const state of recorded) {
-        const { mountId, port } = state;
-        await restoreOne(state, recorded, tables).catch((error: unknown) => {
-          const { code, message } = asAgentError(error);
-          log('error', 'mount.not-restored', { tunnel: mountId, port, code, error: message });
-        });
-      }
-    },
+    restore: () => restorer.restore(),
     async inherit(inherited, listener) {
       const tunnel = await inheritTunnel(tunnelPorts, inherited, listener);
       served.set(tunnel.id, tunnel);
@@ -318,11 +316,6 @@ export function createMounts(ports: MountsPorts): Mounts {
 
 /** How long after it hung up the kernel may connect again, with much to spare. */
 const reconnectMs = 120_000;
-
-/** Access points of one file system are servers of their own. */
-function isSameServer(one: Pick<TunnelPlan, 'fileSystemId' | 'spec'>, other: typeof one): boolean {
-  return one.fileSystemId === other.fileSystemId && one.spec.accessPoint === other.spec.accessPoint;
-}
 
 function isInTables(mount: Mount, tables: MountEntry[][]): boolean {
   return tables.some((entries) => mount.isMounted(entries));

@@ -8,6 +8,7 @@ import {
 } from '../core/endpoint.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
+import type { MountState } from '../core/mount-state.ts';
 import type { Log, ResolveCanonicalName, ResolveName } from '../core/ports.ts';
 import type { Caller, Identities } from './identities.ts';
 import type { TunnelPlan } from './tunnel.ts';
@@ -53,14 +54,13 @@ export async function planMount(
   const caller: Caller = { environment, metadataEndpoint: config.metadataEndpoint };
   const named = spec.remote.kind === 'name' ? await readFileSystemName(ports, spec.remote.name) : null;
   const region = await decideRegion(ports, spec.region, caller, config, named?.region ?? null);
-  const suffix = configuredSuffix(config, region).value;
   const fileSystemId = spec.remote.kind === 'file-system' ? spec.remote.id : named!.fileSystemId;
   const zoneId = spec.crossAccount ? await decideZoneId(ports, spec, caller, config) : null;
   const dnsName = planDnsName({
     format: config.dnsNameFormat,
     fileSystemId,
     region,
-    suffix,
+    suffix: configuredSuffix(config, region).value,
     zone: decideZone(spec.zone, named),
     crossAccountZoneId: zoneId,
   });
@@ -70,12 +70,41 @@ export async function planMount(
       `"${named.canonicalName}" did not resolve to a valid DNS name of an EFS mount target: for ${fileSystemId} in ${region} it would be ${dnsName}`,
     );
   }
-  const plan: TunnelPlan = {
-    ...request,
-    environment,
+  const plan = await completePlan(ports, { ...request, environment }, config, {
     fileSystemId,
     region,
-    dnsSuffix: suffix,
+    dnsName,
+  });
+  return { plan, config };
+}
+
+/**
+ * The plan of a mount that an earlier agent made, on the same port: its region and names stand in the record, so that neither
+ * name servers nor the metadata service need to answer while the kernel waits.
+ *
+ * Errors: `config.*`, `ca-file.unreadable`.
+ */
+export async function planRecordedMount(ports: PlanPorts, state: MountState): Promise<TunnelPlan> {
+  const config = await ports.readConfig();
+  const { spec, mountPoint, port } = state;
+  const environment = planEnvironment(state.environment, config);
+  const plan = await completePlan(ports, { spec, mountPoint, environment }, config, state);
+  return port === null ? plan : { ...plan, localPorts: { lower: port, upperExclusive: port + 1 } };
+}
+
+async function completePlan(
+  ports: PlanPorts,
+  request: MountRequest,
+  config: Config,
+  where: { fileSystemId: string; region: string; dnsName: string },
+): Promise<TunnelPlan> {
+  const { spec } = request;
+  const { fileSystemId, region, dnsName } = where;
+  return {
+    ...request,
+    fileSystemId,
+    region,
+    dnsSuffix: configuredSuffix(config, region).value,
     dnsName,
     serverName: tlsServerName(dnsName, fileSystemId),
     mountTargetPort: config.mountTargetPort,
@@ -90,7 +119,6 @@ export async function planMount(
         ? { lower: config.portRangeLower, upperExclusive: config.portRangeUpper }
         : { lower: spec.tlsPort, upperExclusive: spec.tlsPort + 1 },
   };
-  return { plan, config };
 }
 
 /**

@@ -84,7 +84,8 @@ export async function giveTo(ports: GiverPorts): Promise<number> {
   async function give(): Promise<void> {
     successor.send({ kind: 'control', activated: ports.activated }, control.server);
     await control.drain(drainMs);
-    const tunnels = mounts.list().filter((tunnel) => tunnel.phase === 'mounted');
+    // What is still being mounted goes along: the successor sees whether the kernel has it.
+    const tunnels = mounts.list().filter(({ phase }) => phase === 'mounted' || phase === 'mounting');
     successor.send({
       kind: 'inherit',
       version: takeoverVersion,

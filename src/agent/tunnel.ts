@@ -1,8 +1,9 @@
 import type { Server, Socket } from 'node:net';
 import { planDelayMs } from '../core/backoff.ts';
-import type { MountPhase, MountStatus } from '../core/control-protocol.ts';
+import type { MountStatus } from '../core/control-protocol.ts';
 import { AgentError, asAgentError, fromErrorMessage } from '../core/errors.ts';
 import type { CertificateReply, CertificateRequest, IdentityFacts } from '../core/identity-protocol.ts';
+import type { MountPhase } from '../core/mount-life.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
 import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
@@ -66,6 +67,8 @@ export interface TunnelPorts extends AddressPorts {
   localUsers: LocalUsersCheck;
   /** The RSA key of all client certificates, PKCS#8 PEM; made once per agent start. */
   privateKeyPem(): Promise<string>;
+  /** Whether a mount that this agent does not serve uses the port: its kernel would take another tunnel for its own. */
+  isReserved(port: number): boolean;
   /** The last session of the tunnel ended: time to look whether its mount is gone. */
   onQuiet(tunnel: Tunnel): void;
 }
@@ -123,8 +126,8 @@ export interface Tunnel extends Mount {
  */
 export function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
   const { lower, upperExclusive } = plan.localPorts;
-  const candidates = planPorts(lower, upperExclusive, ports.random);
-  return joinTunnel(ports, plan, null, (onSocket) => openListener(candidates, onSocket));
+  const candidates = planPorts(lower, upperExclusive, ports.random).filter((port) => !ports.isReserved(port));
+  return joinTunnel(ports, plan, null, (onSocket) => openListener(plan.localPorts, candidates, onSocket));
 }
 
 /**

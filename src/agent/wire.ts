@@ -1,8 +1,10 @@
 import { generateKeyPair, getFips } from 'node:crypto';
+import { createServer } from 'node:net';
 import { hostname, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { parseConfig } from '../core/config.ts';
+import { asAgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
 import type { Log } from '../core/ports.ts';
 import { version } from '../core/version.ts';
@@ -109,7 +111,11 @@ export async function wireAgent(
   );
   const orphans = createOrphans({
     log,
-    server: await openWorkerSocket(runtimeDirectory, dropTo),
+    // Without it workers of an earlier agent go on and are not found: no reason to leave the mounts alone.
+    server: await openWorkerSocket(runtimeDirectory, dropTo).catch((error: unknown) => {
+      log('error', 'worker-socket.unusable', { error: asAgentError(error).message });
+      return createServer();
+    }),
     mayRetire: () => workers.status().state === 'up',
     onSessions(tunnelId, workerPid, sessions) {
       const tunnel = mounts.list().find(({ id }) => id === tunnelId);
@@ -155,7 +161,7 @@ export async function wireAgent(
         await removeUnfinishedStateFiles(runtimeDirectory);
         return readStateFiles(runtimeDirectory);
       },
-      setAside: (mountId) => setAsideStateFile(runtimeDirectory, mountId),
+      setAside: (path) => setAsideStateFile(runtimeDirectory, path),
     },
   });
   return {

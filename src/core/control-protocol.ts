@@ -1,5 +1,6 @@
 import { AgentError, type ErrorMessage } from './errors.ts';
 import type { IdentityFacts } from './identity-protocol.ts';
+import type { MountPhase } from './mount-life.ts';
 import { checkMountSpec, type MountSpec } from './mount-spec.ts';
 
 /**
@@ -128,9 +129,6 @@ export interface AgentStatus {
   worker: { pid: number | null; state: string; restarts: number; bufferedBytes: number };
   mounts: MountStatus[];
 }
-
-/** How far the agent has come with a mount; `tunnel` serves none. */
-export type MountPhase = 'opening' | 'mounting' | 'mounted' | 'tunnel';
 
 /** Units: epoch milliseconds; bytes since the tunnel was opened, up = to the mount target. */
 export interface MountStatus {

@@ -3,7 +3,8 @@ import { isFileSystemId, isHostName, isRegionName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { checkMountSpec, type MountSpec } from './mount-spec.ts';
 
-const currentVersion = 1;
+/** Since 2 a state file ends with a checksum. */
+const currentVersion = 2;
 
 /** What the agent keeps about one mount, so that another agent can take it over. Holds no secret. */
 export interface MountState {
@@ -27,11 +28,12 @@ export interface MountState {
 
 export type MountStateReading = { kind: 'ok'; state: MountState } | { kind: 'damaged'; reason: string };
 
-/** Writes a state file's text: one JSON object and a newline. */
+/** Writes a state file's text: one JSON object, whose last field is the checksum of all before it, and a newline. */
 export function formatMountState(state: MountState): string {
   // Field by field: what else the caller's object may carry is not for the disk.
   const fields = fieldNames.map((name) => [name, state[name]]);
-  return `${JSON.stringify({ version: currentVersion, ...Object.fromEntries(fields) })}\n`;
+  const text = JSON.stringify({ version: currentVersion, ...Object.fromEntries(fields) }).slice(0, -1);
+  return `${text},"checksum":"${checksumOf(text)}"}\n`;
 }
 
 /**
@@ -56,6 +58,7 @@ export function parseMountState(text: string): MountStateReading {
   );
   if (wrong !== undefined)
     return { kind: 'damaged', reason: `the field "${wrong[0]}" is missing or malformed` };
+  if (!isChecksumRight(text, fields)) return { kind: 'damaged', reason: 'the checksum is wrong' };
   try {
     const state = Object.fromEntries(fieldNames.map((name) => [name, fields[name]]));
     return {
@@ -66,6 +69,37 @@ export function parseMountState(text: string): MountStateReading {
     if (!(error instanceof AgentError)) throw error;
     return { kind: 'damaged', reason: `in its mount spec, ${error.message}` };
   }
+}
+
+/** One of the places where a mount is recorded; text null = there, and unreadable. */
+export interface MountRecord {
+  path: string;
+  text: string | null;
+}
+
+/**
+ * Reads what is recorded about one mount, in each place: the first whole one counts.
+ *
+ * Errors: none; the others are `damaged`, with a reason for the log.
+ */
+export function chooseMountState(records: readonly MountRecord[]): {
+  state: MountState | null;
+  damaged: { path: string; reason: string }[];
+} {
+  let state: MountState | null = null;
+  const damaged: { path: string; reason: string }[] = [];
+  for (const { path, text } of records) {
+    const reading: MountStateReading =
+      text === null ? { kind: 'damaged', reason: 'the file cannot be read' } : parseMountState(text);
+    if (reading.kind === 'damaged') damaged.push({ path, reason: reading.reason });
+    else state ??= reading.state;
+  }
+  return { state, damaged };
+}
+
+/** Whether the kernel may talk to both through one connection: access points of one file system are servers of their own. */
+export function isSameServer(one: Pick<MountState, 'fileSystemId' | 'spec'>, other: typeof one): boolean {
+  return one.fileSystemId === other.fileSystemId && one.spec.accessPoint === other.spec.accessPoint;
 }
 
 /**
@@ -101,6 +135,17 @@ function cutToBytes(text: string, bytes: number): string {
     .subarray(0, bytes)
     .toString()
     .replace(/\uFFFD+$/, '');
+}
+
+/** A file of version 1 has none. Cut off is only what stands behind the last field, whatever a later version calls its fields. */
+function isChecksumRight(text: string, fields: Record<string, unknown>): boolean {
+  if (fields['version'] === 1 && !Object.hasOwn(fields, 'checksum')) return true;
+  const covered = /^(.*),"checksum":"([0-9a-f]{64})"\}\n$/s.exec(text);
+  return covered !== null && covered[2] === checksumOf(covered[1]!);
+}
+
+function checksumOf(text: string): string {
+  return createHash('sha256').update(text).digest('hex');
 }
 
 const isText = (value: unknown): boolean => typeof value === 'string' && value !== '';

@@ -1,6 +1,6 @@
 import { type AgentStatus, protocolVersion } from '../core/control-protocol.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
-import { type MountState, parseMountState } from '../core/mount-state.ts';
+import { chooseMountState, type MountState } from '../core/mount-state.ts';
 import { parseMountInfo } from '../core/mountinfo.ts';
 import {
   type AgentReport,
@@ -70,8 +70,5 @@ async function readRecords(directory: string): Promise<MountState[]> {
     if ((error.cause as NodeJS.ErrnoException).code !== 'EACCES') return [];
     throw new AgentError('permission.not-root', `only root can read the records in ${directory}`, {}, error);
   });
-  return files.flatMap(({ text }) => {
-    const reading = parseMountState(text);
-    return reading.kind === 'ok' ? [reading.state] : [];
-  });
+  return files.flatMap(({ records }) => chooseMountState(records).state ?? []);
 }

@@ -28,24 +28,27 @@ export function controlSocketPath(directory: string): string {
 }
 
 /**
- * Makes the runtime directory (0755, so that its socket's own mode decides) and the state directory (0700).
+ * Makes the runtime directory (0755, so that its socket's own mode decides) and the directories of the state files (0700).
  *
  * Errors: `runtime-dir.unusable`.
  */
 export async function createRuntimeDir(directory: string): Promise<void> {
   await explain(directory, async () => {
     await fs.mkdir(directory, { recursive: true, mode: 0o755 });
-    await fs.mkdir(stateDir(directory), { recursive: true, mode: 0o700 });
+    for (const place of stateDirs(directory)) await fs.mkdir(place, { recursive: true, mode: 0o700 });
   });
 }
 
 /**
- * Writes a state file whole: temporary name, fsync, rename.
+ * Writes a state file and its copy, each whole: temporary name, fsync, rename.
  *
- * Errors: `runtime-dir.unusable` (full, read-only).
+ * Errors: `runtime-dir.unusable` (full, read-only); what was written before is left to `removeStateFile`.
  */
 export async function writeStateFile(directory: string, mountId: string, text: string): Promise<void> {
-  const path = join(stateDir(directory), `${mountId}.json`);
+  for (const place of stateDirs(directory)) await writeWhole(directory, stateFile(place, mountId), text);
+}
+
+async function writeWhole(directory: string, path: string, text: string): Promise<void> {
   const temporary = `${path}.new`;
   await explain(directory, async () => {
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
@@ -53,47 +56,76 @@ export async function writeStateFile(directory: string, mountId: string, text: s
     try {
       await file.writeFile(text);
       await file.sync();
+      await fs.rename(temporary, path);
+    } catch (error) {
+      await fs.rm(temporary, { force: true }).catch(() => {});
+      throw error;
     } finally {
       await file.close();
     }
-    await fs.rename(temporary, path);
   });
 }
 
-/** Removes a state file; one that is not there is fine. Errors: `runtime-dir.unusable`. */
+/** Removes a state file and its copy; what is not there is fine. Errors: `runtime-dir.unusable`. */
 export async function removeStateFile(directory: string, mountId: string): Promise<void> {
-  await explain(directory, () => fs.rm(join(stateDir(directory), `${mountId}.json`), { force: true }));
-}
-
-/** All state files by mount id. Errors: `runtime-dir.unusable`. */
-export async function readStateFiles(directory: string): Promise<{ mountId: string; text: string }[]> {
-  return explain(directory, async () => {
-    const files: { mountId: string; text: string }[] = [];
-    for (const name of (await fs.readdir(stateDir(directory))).sort()) {
-      if (!name.endsWith('.json')) continue;
-      const text = await fs.readFile(join(stateDir(directory), name), 'utf8');
-      files.push({ mountId: name.slice(0, -5), text });
-    }
-    return files;
-  });
-}
-
-/** Removes what an interrupted write has left. Errors: `runtime-dir.unusable`. */
-export async function removeUnfinishedStateFiles(directory: string): Promise<void> {
   await explain(directory, async () => {
-    for (const name of await fs.readdir(stateDir(directory)))
-      if (name.endsWith('.new')) await fs.rm(join(stateDir(directory), name), { force: true });
+    for (const place of stateDirs(directory)) await fs.rm(stateFile(place, mountId), { force: true });
   });
+}
+
+/**
+ * What is recorded about each mount, in the state file and its copy.
+ *
+ * Errors: `runtime-dir.unusable`; a directory that is not there has no files, a file that cannot be read has no text.
+ */
+export async function readStateFiles(
+  directory: string,
+): Promise<{ mountId: string; records: { path: string; text: string | null }[] }[]> {
+  const recorded = new Map<string, { path: string; text: string | null }[]>();
+  for (const place of stateDirs(directory)) {
+    for (const name of await listFiles(directory, place)) {
+      const path = join(place, name);
+      if (!name.endsWith('.json')) continue;
+      const mountId = name.slice(0, -5);
+      const records = recorded.get(mountId) ?? [];
+      recorded.set(mountId, [...records, { path, text: await fs.readFile(path, 'utf8').catch(() => null) }]);
+    }
+  }
+  return [...recorded].map(([mountId, records]) => ({ mountId, records }));
+}
+
+async function listFiles(directory: string, place: string): Promise<string[]> {
+  return explain(directory, async () => {
+    try {
+      return (await fs.readdir(place)).sort();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+      throw error;
+    }
+  });
+}
+
+/** Removes what an interrupted write has left, as far as that is possible. Errors: none. */
+export async function removeUnfinishedStateFiles(directory: string): Promise<void> {
+  for (const place of stateDirs(directory)) {
+    for (const name of await fs.readdir(place).catch(() => [])) {
+      if (name.endsWith('.new')) await fs.rm(join(place, name), { force: true }).catch(() => {});
+    }
+  }
 }
 
 /** Puts a damaged state file out of the way, kept for a person to look at. Errors: `runtime-dir.unusable`. */
-export async function setAsideStateFile(directory: string, mountId: string): Promise<void> {
-  const path = join(stateDir(directory), `${mountId}.json`);
+export async function setAsideStateFile(directory: string, path: string): Promise<void> {
   await explain(directory, () => fs.rename(path, `${path}.damaged`));
 }
 
-function stateDir(directory: string): string {
-  return join(directory, 'mounts');
+/** The second holds the copies, for a file that turns out to be damaged while its mount is alive. */
+function stateDirs(directory: string): string[] {
+  return [join(directory, 'mounts'), join(directory, 'mounts.copy')];
+}
+
+function stateFile(place: string, mountId: string): string {
+  return join(place, `${mountId}.json`);
 }
 
 async function explain<T>(directory: string, run: () => Promise<T>): Promise<T> {

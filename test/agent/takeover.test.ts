@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs';
-import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../support/agent-stage.ts';
+import { type Echo, openEcho } from '../support/echo.ts';
 
 let stage: AgentStage;
 beforeEach(() => {
@@ -47,33 +47,6 @@ test('a successor that cannot start leaves the running agent in charge', async (
   expect(await echo.ask('still here')).toBe('still here');
   echo.close();
 });
-
-interface Echo {
-  ask(text: string): Promise<string>;
-  close(): void;
-}
-
-async function openEcho(port: number): Promise<Echo> {
-  const socket: Socket = connect({ port, host: '127.0.0.1' });
-  await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
-  return {
-    ask(text) {
-      socket.write(text);
-      return new Promise((resolve, reject) => {
-        let answer = '';
-        const collect = (chunk: Buffer) => {
-          answer += chunk;
-          if (answer.length < text.length) return;
-          socket.off('data', collect);
-          resolve(answer);
-        };
-        socket.on('data', collect);
-        socket.once('close', () => reject(new Error('the connection was closed')));
-      });
-    },
-    close: () => socket.destroy(),
-  };
-}
 
 /**
  * Connects, says a word and waits for the answer, over and over; counts what went wrong. The last connection

@@ -1,7 +1,9 @@
+import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
 import {
+  chooseMountState,
   formatMountState,
   type MountState,
   parseMountState,
@@ -49,16 +51,41 @@ test('a state file cut off at any byte is damaged and never an exception', () =>
   }
 });
 
-test('a state file with any byte changed is read or damaged, never an exception', () => {
-  const bytes = Buffer.from(formatMountState(state));
+test('a state file with any byte changed is damaged, so that no other port or access point is served', () => {
+  const bytes = Buffer.from(formatMountState({ ...state, mountPoint: '/mnt/grün' }));
   fc.assert(
-    fc.property(fc.nat(bytes.length - 1), fc.nat(255), (at, byte) => {
+    fc.property(fc.nat(bytes.length - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
       const changed = Buffer.from(bytes);
-      changed[at] = byte;
+      changed[at]! ^= change;
 
-      expect(['ok', 'damaged']).toContain(parseMountState(changed.toString()).kind);
+      expect(parseMountState(changed.toString()).kind).toBe('damaged');
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+test('a damaged state file loses no mount: its copy counts, wherever the damage is', () => {
+  const text = formatMountState(state);
+  fc.assert(
+    fc.property(fc.nat(text.length - 1), fc.boolean(), (end, copyFirst) => {
+      const records = [
+        { path: 'file', text: text.slice(0, end) },
+        { path: 'copy', text },
+      ];
+
+      const { state: found, damaged } = chooseMountState(copyFirst ? records.toReversed() : records);
+
+      expect(found).toEqual(state);
+      expect(damaged).toEqual([{ path: 'file', reason: expect.any(String) }]);
     }),
   );
+});
+
+test('a state file that cannot be read counts as damaged', () => {
+  expect(chooseMountState([{ path: 'file', text: null }])).toEqual({
+    state: null,
+    damaged: [{ path: 'file', reason: 'the file cannot be read' }],
+  });
 });
 
 test('any JSON is read or damaged, never an exception', () => {
@@ -77,20 +104,34 @@ test.each(Object.keys(state))('a state file without %s is damaged, and the reaso
   expect(reading).toEqual({ kind: 'damaged', reason: expect.stringContaining(`"${field}"`) });
 });
 
-test('a state file of the next version is read, with its new fields left out', () => {
-  const newer = { version: 2, ...state, later: { a: 1 }, spec: { ...state.spec, later: true } };
+test('a state file of the version before, without a checksum, is read', () => {
+  expect(parseMountState(`${JSON.stringify({ version: 1, ...state })}\n`)).toEqual({ kind: 'ok', state });
+});
 
-  expect(parseMountState(`${JSON.stringify(newer)}\n`)).toEqual({ kind: 'ok', state });
+test('a state file of the next version is read, with its new fields left out', () => {
+  const newer = { version: 3, ...state, later: { a: 1 }, spec: { ...state.spec, later: true } };
+
+  expect(parseMountState(withChecksum(newer))).toEqual({ kind: 'ok', state });
 });
 
 test('a state file of a far newer version is not guessed at', () => {
-  expect(parseMountState(`${JSON.stringify({ ...state, version: 3 })}\n`).kind).toBe('damaged');
+  expect(parseMountState(withChecksum({ version: 4, ...state })).kind).toBe('damaged');
 });
+
+/** As any version from 2 on writes it: the checksum is that of all bytes before its comma. */
+function withChecksum(fields: object): string {
+  const text = JSON.stringify(fields).slice(0, -1);
+  return `${text},"checksum":"${createHash('sha256').update(text).digest('hex')}"}\n`;
+}
 
 test('a state file holds nothing but the fields that are listed', () => {
   const carrying = { ...state, sessionToken: 'secret' };
 
-  expect(JSON.parse(formatMountState(carrying))).toEqual({ version: 1, ...state });
+  expect(JSON.parse(formatMountState(carrying))).toEqual({
+    version: 2,
+    ...state,
+    checksum: expect.any(String),
+  });
 });
 
 test.each([

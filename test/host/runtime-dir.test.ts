@@ -1,4 +1,5 @@
 import {
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -24,10 +25,16 @@ import {
 const folder = mkdtempSync(join(tmpdir(), 'efs-agent-run-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function newRuntimeDir(): Promise<{ directory: string; mounts: string }> {
+async function newRuntimeDir(): Promise<{ directory: string; mounts: string; copies: string }> {
   const directory = join(mkdtempSync(join(folder, 'case-')), 'run');
   await createRuntimeDir(directory);
-  return { directory, mounts: join(directory, 'mounts') };
+  return { directory, mounts: join(directory, 'mounts'), copies: join(directory, 'mounts.copy') };
+}
+
+/** What is recorded, without the paths. */
+async function readTexts(directory: string): Promise<Record<string, (string | null)[]>> {
+  const files = await readStateFiles(directory);
+  return Object.fromEntries(files.map(({ mountId, records }) => [mountId, records.map(({ text }) => text)]));
 }
 
 test('the runtime directory is /run/efs-agent unless EFS_AGENT_RUNTIME_DIR names another', () => {
@@ -38,25 +45,28 @@ test('the runtime directory is /run/efs-agent unless EFS_AGENT_RUNTIME_DIR names
 });
 
 test('the directory of the state files is for root alone, and making it twice is fine', async () => {
-  const { directory, mounts } = await newRuntimeDir();
+  const { directory, mounts, copies } = await newRuntimeDir();
   await createRuntimeDir(directory);
 
-  expect(statSync(mounts).mode & 0o777).toBe(0o700);
+  expect([mounts, copies].map((path) => statSync(path).mode & 0o777)).toEqual([0o700, 0o700]);
 });
 
-test('a state file is read back as it was written, whatever its text', async () => {
-  const { directory, mounts } = await newRuntimeDir();
+test('a state file and its copy are read back as they were written, whatever the text', async () => {
+  const { directory, mounts, copies } = await newRuntimeDir();
 
   await writeStateFile(directory, 'b', 'second\nline\u2028 é');
   await writeStateFile(directory, 'a', '');
   await writeStateFile(directory, 'a', 'replaced');
 
-  expect(await readStateFiles(directory)).toEqual([
-    { mountId: 'a', text: 'replaced' },
-    { mountId: 'b', text: 'second\nline\u2028 é' },
-  ]);
+  expect(await readTexts(directory)).toEqual({
+    a: ['replaced', 'replaced'],
+    b: ['second\nline\u2028 é', 'second\nline\u2028 é'],
+  });
   expect(statSync(join(mounts, 'a.json')).mode & 0o777).toBe(0o600);
-  expect(readdirSync(mounts)).toEqual(['a.json', 'b.json']);
+  expect([mounts, copies].map((path) => readdirSync(path))).toEqual([
+    ['a.json', 'b.json'],
+    ['a.json', 'b.json'],
+  ]);
 });
 
 test('what an interrupted write left is removed, and the file before it still counts', async () => {
@@ -64,7 +74,7 @@ test('what an interrupted write left is removed, and the file before it still co
   await writeStateFile(directory, 'a', 'whole');
   writeFileSync(join(mounts, 'a.json.new'), '{"hal');
 
-  expect(await readStateFiles(directory)).toEqual([{ mountId: 'a', text: 'whole' }]);
+  expect(await readTexts(directory)).toEqual({ a: ['whole', 'whole'] });
   await removeUnfinishedStateFiles(directory);
 
   expect(readdirSync(mounts)).toEqual(['a.json']);
@@ -84,10 +94,31 @@ test('a damaged state file is put aside and kept for a person to look at', async
   const { directory, mounts } = await newRuntimeDir();
   await writeStateFile(directory, 'a', 'damaged');
 
-  await setAsideStateFile(directory, 'a');
+  await setAsideStateFile(directory, join(mounts, 'a.json'));
 
-  expect(await readStateFiles(directory)).toEqual([]);
+  expect(await readTexts(directory)).toEqual({ a: ['damaged'] });
   expect(readFileSync(join(mounts, 'a.json.damaged'), 'utf8')).toBe('damaged');
+});
+
+test('a state file that cannot be read is there without a text, and what is no directory has no files', async () => {
+  const { directory, mounts, copies } = await newRuntimeDir();
+  await writeStateFile(directory, 'a', 'x');
+  rmSync(join(mounts, 'a.json'));
+  mkdirSync(join(mounts, 'a.json'));
+
+  expect(await readTexts(directory)).toEqual({ a: [null, 'x'] });
+  rmSync(copies, { recursive: true });
+  expect(await readTexts(directory)).toEqual({ a: [null] });
+});
+
+test('a write that fails leaves no half file behind', async () => {
+  const { directory, mounts } = await newRuntimeDir();
+  mkdirSync(join(mounts, 'a.json'));
+  writeFileSync(join(mounts, 'a.json', 'in the way'), '');
+
+  await expect(writeStateFile(directory, 'a', 'x')).rejects.toMatchObject({ code: 'runtime-dir.unusable' });
+
+  expect(readdirSync(mounts)).toEqual(['a.json']);
 });
 
 test('a link in the place of the temporary file is not followed', async () => {

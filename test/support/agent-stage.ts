@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import tls from 'node:tls';
 import type { AgentStatus } from '../../src/core/control-protocol.ts';
+import { type MountTable, openMountTable } from './mount-table.ts';
 import { createTemporaryCa, type TemporaryCa, type TemporaryCertificateOptions } from './temporary-ca.ts';
 
 const bundles = resolve(import.meta.dirname, '../../dist');
@@ -66,6 +67,8 @@ export interface AgentStage {
   /** The local mount target of efs-agent itself, with instance metadata; configures the agent for it. */
   startLocalTarget(policy: object | null): Promise<LocalTarget>;
   startAgent(): Promise<Running>;
+  /** From now on agents see the mounts of the stand-in mount.nfs4 in a mount table, until `unmount`. */
+  useMountTable(): Promise<MountTable>;
   /** `mount.efs` as mount(8) calls it. */
   mountEfs(...argv: string[]): Promise<Ended>;
   umountEfs(...argv: string[]): Promise<Ended>;
@@ -107,6 +110,12 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
   };
   const running = new Set<Running>();
   const targets = new Set<EchoTarget>();
+  let table: MountTable | null = null;
+  const keep = (started: Running) => {
+    running.add(started);
+    void started.ended.then(() => running.delete(started));
+    return started;
+  };
 
   const stage: AgentStage = {
     directory,
@@ -169,19 +178,24 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       };
     },
     async startAgent() {
-      const agent = stage.start(join(bundles, 'agent.cjs'), []);
+      const [program, ...argv] = [
+        ...(table?.wrapper ?? []),
+        process.execPath,
+        join(bundles, 'agent.cjs'),
+      ] as const;
+      const agent = keep(startProgram(program, argv, environment));
       await waitFor(() => agent.stderr().includes('agent.ready'), 'the agent to be ready', agent);
       return agent;
     },
     mountEfs: (...argv) => stage.start(join(directory, 'mount.efs'), argv).ended,
     umountEfs: (...argv) => stage.start(join(directory, 'umount.efs'), argv).ended,
     efsAgent: (...argv) => stage.start(join(bundles, 'efs-agent.mjs'), argv).ended,
-    start(program, argv) {
-      const started = startProgram(process.execPath, [program, ...argv], environment);
-      running.add(started);
-      void started.ended.then(() => running.delete(started));
-      return started;
+    async useMountTable() {
+      table = await openMountTable(directory);
+      stage.standIn('mount.nfs4', `echo "$@" >> ${calls}\n${table.mountScript}`);
+      return table;
     },
+    start: (program, argv) => keep(startProgram(process.execPath, [program, ...argv], environment)),
     async status() {
       const { stdout } = await stage.efsAgent('status', '--json');
       return JSON.parse(stdout) as AgentStatus;
@@ -196,6 +210,7 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       for (const { child } of running) child.kill('SIGTERM');
       await Promise.all([...running].map(({ ended }) => ended));
       await Promise.all([...targets].map((target) => target.close()));
+      table?.close();
       rmSync(directory, { recursive: true, force: true });
     },
   };
