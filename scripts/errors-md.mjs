@@ -1,19 +1,9 @@
 // Writes docs/errors.md from the fault table; `--print` prints the page instead.
-import { writeFileSync } from 'node:fs';
-import { build } from 'esbuild';
+import { loadModule, writePage } from './page.mjs';
 
-const { outputFiles } = await build({
-  entryPoints: ['src/core/faults.ts'],
-  bundle: true,
-  format: 'esm',
-  platform: 'node',
-  write: false,
-});
-const { faults, layers, retries } = await import(
-  `data:text/javascript;base64,${Buffer.from(outputFiles[0].contents).toString('base64')}`
-);
+const { faults, layers, retries } = await loadModule('src/core/faults.ts');
 
-const page = [
+writePage('docs/errors.md', [
   '# Errors',
   '',
   'Every failure that efs-agent explains has a code. It stands in brackets at the end of the message, in the log and',
@@ -47,10 +37,7 @@ const page = [
         '',
       ]),
   ]),
-].join('\n');
-
-if (process.argv.includes('--print')) process.stdout.write(page);
-else writeFileSync('docs/errors.md', page);
+]);
 
 /** `<directory>` would be taken for an element and not shown. */
 function escapeHtml(text) {

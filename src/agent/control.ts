@@ -5,6 +5,7 @@ import {
   type ClientMessage,
   createLineSplitter,
   formatMessage,
+  type LogLevelState,
   parseClientMessage,
 } from '../core/control-protocol.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
@@ -19,6 +20,8 @@ export interface ControlPorts {
   mounts: Mounts;
   report: MountReport;
   status(): AgentStatus;
+  /** Changes how much is logged, unless it is null, and says how much that is. */
+  changeLogLevel(change: Extract<ClientMessage, { kind: 'log-level' }>['change']): LogLevelState;
   /** Starts a successor and gives it everything. Errors: `agent.start-failed`; then this agent goes on. */
   takeOver(program: string): Promise<number>;
   /** Ends this agent: it has been taken over. */
@@ -147,6 +150,9 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
         takesOver = true;
         send({ kind: 'taken-over', pid: await ports.takeOver(message.program) });
         socket.end(() => ports.leave());
+        break;
+      case 'log-level':
+        send({ kind: 'log-level', state: ports.changeLogLevel(message.change) });
         break;
       case 'status':
         send({ kind: 'status', status: ports.status() });

@@ -33,7 +33,8 @@ async function main(): Promise<void> {
   const given = readArguments(process.argv.slice(2));
   process.umask(0o077);
   const config = parseConfig(await readConfigFiles(process.env));
-  const log = openLog(config.logLevel, process.env);
+  const openedLog = openLog(config.logLevel, process.env, systemClock);
+  const { log } = openedLog;
   const directory = runtimeDir(process.env);
   await createRuntimeDir(directory);
   const activationFd = takeSocketActivationFd(process.env);
@@ -70,8 +71,12 @@ async function main(): Promise<void> {
         worker: workers.status(),
         mounts: mounts.status(),
       }),
+      changeLogLevel(change) {
+        if (change !== null) openedLog.setLevel(change.level, change.forMs);
+        return openedLog.level();
+      },
       takeOver: (program) => handOver(program),
-      leave: () => process.exit(0),
+      leave: () => void end(),
     });
   }
 
@@ -135,7 +140,7 @@ async function main(): Promise<void> {
     try {
       const successor = await handOver(process.argv[1] ?? '');
       await notifySystemd([`MAINPID=${successor}`]);
-      process.exit(0);
+      await end();
     } catch (error) {
       log('error', 'takeover.failed', { reason, error: asAgentError(error).message });
     }
@@ -154,7 +159,7 @@ async function main(): Promise<void> {
       await waitForUnmount(reason, given.containerGraceMs);
     } else if (isUnderSystemd() && mounts.list().some((tunnel) => tunnel.phase === 'mounted')) {
       await handOver(process.argv[1] ?? '').then(
-        () => process.exit(0),
+        () => end(),
         (error: unknown) => log('error', 'takeover.failed', { reason, error: asAgentError(error).message }),
       );
     }
@@ -175,6 +180,11 @@ async function main(): Promise<void> {
     log('info', 'agent.stopped', { reason, mounts: mounts.list().length });
     if (!activated) await removeControlSocket(controlSocketPath(directory));
     agent.close();
+    await end();
+  }
+
+  async function end(): Promise<never> {
+    await openedLog.close();
     process.exit(0);
   }
 }

@@ -3,6 +3,7 @@ import { configuredSuffix } from '../core/config.ts';
 import type { AgentStatus, MountRetry, ServedMount } from '../core/control-protocol.ts';
 import { parseFileSystemName } from '../core/endpoint.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
 import type { IdentityFacts } from '../core/identity-protocol.ts';
 import { decideMount, type MountEvent, type MountSight } from '../core/mount-life.ts';
 import { describeDifferences, type MountSpec } from '../core/mount-spec.ts';
@@ -140,7 +141,7 @@ export function createMounts(ports: MountsPorts): Mounts {
     await step(mount, { kind: 'recorded' });
   }
 
-  function logFailure(event: string, error: unknown): void {
+  function logFailure(event: EventName, error: unknown): void {
     log('error', event, { error: asAgentError(error).message });
   }
 

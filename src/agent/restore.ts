@@ -1,4 +1,5 @@
 import { asAgentError } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
 import {
   chooseMountState,
   formatMountState,
@@ -50,7 +51,7 @@ export function createRestorer(ports: RestorerPorts): Restorer {
   }
 
   /** Errors: none: a disk that takes nothing more keeps no mount from being served. */
-  async function attempt(event: string, mountId: string, work: Promise<void>): Promise<void> {
+  async function attempt(event: EventName, mountId: string, work: Promise<void>): Promise<void> {
     await work.catch((error: unknown) =>
       log('error', event, { tunnel: mountId, error: asAgentError(error).message }),
     );

@@ -2,6 +2,7 @@ import type { Server, Socket } from 'node:net';
 import { planDelayMs } from '../core/backoff.ts';
 import type { MountStatus } from '../core/control-protocol.ts';
 import { AgentError, asAgentError, fromErrorMessage } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
 import type { CertificateReply, CertificateRequest, IdentityFacts } from '../core/identity-protocol.ts';
 import type { MountPhase } from '../core/mount-life.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
@@ -242,7 +243,7 @@ async function joinTunnel(
     lastError = { ...error.toMessage(), atMs: clock.nowMs() };
   }
 
-  function note(error: unknown, event: string): void {
+  function note(error: unknown, event: EventName): void {
     const noted = asAgentError(error);
     remember(noted);
     log('warn', event, {

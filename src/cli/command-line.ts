@@ -42,6 +42,10 @@ const commands: Record<
     describe: 'open a tunnel and mount nothing',
     load: async (caller) => untyped((await import('./tunnel.ts')).createTunnelCommand(caller)),
   },
+  'log-level': {
+    describe: 'show or change how much the running agent logs',
+    load: async (caller) => untyped((await import('./log-level.ts')).createLogLevelCommand(caller)),
+  },
   agent: {
     describe: 'run the agent in the foreground',
     load: async (caller) => untyped((await import('./agent.ts')).createAgentCommand(caller)),

@@ -2,8 +2,7 @@ import { isHostName, isRegionName, isZoneName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { findIniValue, type Ini, type IniValue, mergeInis, parseIni } from './ini.ts';
 import type { LocalUsers } from './local-peer.ts';
-
-export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
+import type { LogLevel } from './ports.ts';
 
 /** Where a value comes from. */
 export type Origin =

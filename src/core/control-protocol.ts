@@ -2,6 +2,7 @@ import { AgentError, type ErrorMessage } from './errors.ts';
 import type { IdentityFacts } from './identity-protocol.ts';
 import type { MountPhase } from './mount-life.ts';
 import { checkMountSpec, type MountSpec } from './mount-spec.ts';
+import { type LogLevel, logLevels } from './ports.ts';
 
 /**
  * Messages between a helper or command and the agent over `control.sock`: one JSON object per line.
@@ -64,6 +65,12 @@ export type ClientMessage =
   /** The mount point has been unmounted by the caller: its tunnel may go. */
   | { kind: 'unmounted'; version: number; mountPoint: string }
   | { kind: 'status'; version: number }
+  /** How much the agent logs; null only asks, level null = the configured one again. */
+  | {
+      kind: 'log-level';
+      version: number;
+      change: { level: LogLevel | null; forMs: number | null } | null;
+    }
   /** Another build of the agent is to go on in the place of the running one; `program` is its `agent.cjs`. */
   | { kind: 'takeover'; version: number; program: string }
   /** Whose credentials a mount uses, or a mount by this caller would use when `mountPoint` is null. */
@@ -97,6 +104,7 @@ export type AgentMessage =
   | { kind: 'taken-over'; pid: number }
   | { kind: 'compared'; served: ServedMount | null }
   | { kind: 'status'; status: AgentStatus }
+  | { kind: 'log-level'; state: LogLevelState }
   /** Null for a mount without `iam`. */
   | { kind: 'identity'; identity: IdentityFacts | null }
   | { kind: 'failed'; error: ErrorMessage };
@@ -120,6 +128,14 @@ export interface MountRetry {
   attempts: number;
   /** Limit of every attempt but the last, in milliseconds. */
   attemptTimeoutMs: number;
+}
+
+/** How much the agent logs. */
+export interface LogLevelState {
+  level: LogLevel;
+  configured: LogLevel;
+  /** Epoch milliseconds at which the configured level returns by itself; null = it does not, or it is the one. */
+  untilMs: number | null;
 }
 
 export interface AgentStatus {
@@ -213,6 +229,8 @@ export function parseClientMessage(line: string): ClientMessage {
       };
     case 'status':
       return { kind, version: checkVersion(value['version']) };
+    case 'log-level':
+      return { kind, version: checkVersion(value['version']), change: checkLevelChange(value['change']) };
     case 'whoami':
       return {
         kind,
@@ -313,6 +331,15 @@ function checkVersion(value: unknown): number {
 function checkInteger(value: unknown, name: string): number {
   if (typeof value !== 'number' || !Number.isSafeInteger(value)) throw malformed(name);
   return value;
+}
+
+function checkLevelChange(value: unknown): Extract<ClientMessage, { kind: 'log-level' }>['change'] {
+  if (value === null) return null;
+  if (typeof value !== 'object') throw malformed('change');
+  const { level, forMs } = value as Record<string, unknown>;
+  const known = logLevels.find((name) => name === level) ?? null;
+  if (known === null && level !== null) throw malformed('level');
+  return { level: known, forMs: forMs === null ? null : checkInteger(forMs, 'forMs') };
 }
 
 function checkText(value: unknown, name: string): string {

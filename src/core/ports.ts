@@ -1,5 +1,6 @@
 import type { Server, Socket } from 'node:net';
 import type { Details } from './errors.ts';
+import type { EventName } from './events.ts';
 
 /** The edges the agent joins. `agent/wire.ts` builds the real ones; tests bring their own. */
 
@@ -12,10 +13,11 @@ export interface Clock {
   schedule(delayMs: number, run: () => void): { cancel(): void };
 }
 
-export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
+export const logLevels = ['error', 'warn', 'info', 'debug'] as const;
+export type LogLevel = (typeof logLevels)[number];
 
-/** Writes one line: a fixed event name and fields that never hold a secret. */
-export type Log = (level: LogLevel, event: string, fields?: Details) => void;
+/** Writes one line: an event of core/events.ts and fields that never hold a secret. */
+export type Log = (level: LogLevel, event: EventName, fields?: Details) => void;
 
 /** A child process of ours with an IPC channel: a tunnel worker or an identity process. */
 export interface Child<Sent, Received> {

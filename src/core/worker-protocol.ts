@@ -1,4 +1,6 @@
 import type { Details, ErrorMessage } from './errors.ts';
+import type { EventName } from './events.ts';
+import type { LogLevel } from './ports.ts';
 
 /**
  * Messages between the agent and a tunnel worker, over the IPC channel of `child_process.fork`
@@ -123,7 +125,7 @@ export type WorkerToAgent =
   /** First message on the callback socket. */
   | { kind: 'hello'; pid: number; version: string; tunnels: TunnelState[] }
   /** One log line; the agent writes it. `fields` never holds a secret. */
-  | { kind: 'log'; level: 'error' | 'warn' | 'info' | 'debug'; event: string; fields: Details };
+  | { kind: 'log'; level: LogLevel; event: EventName; fields: Details };
 
 /** Which side ended a session, and how. */
 export type SessionEnd =

@@ -3,6 +3,8 @@ import type { SecureContext } from 'node:tls';
 import { planDelayMs } from '../core/backoff.ts';
 import type { BindForm, BindReply, ProxyIdentity, ScaleSettings } from '../core/bind-call.ts';
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
+import type { LogLevel } from '../core/ports.ts';
 import { searchPauseTicks } from '../core/scale-up.ts';
 import { orderEndpoints, planStallLimitTicks } from '../core/stall.ts';
 import type {
@@ -55,7 +57,7 @@ export interface TunnelHost {
   maxConnections: number;
   nowTick(): number;
   report(message: WorkerToAgent): void;
-  log(level: 'error' | 'warn' | 'info' | 'debug', event: string, fields: Details): void;
+  log(level: LogLevel, event: EventName, fields: Details): void;
   /** A session is gone. */
   sessionGone(): void;
 }
@@ -431,7 +433,7 @@ export class Tunnel {
     });
   }
 
-  #log(level: 'error' | 'warn' | 'info' | 'debug', event: string, fields: Details): void {
+  #log(level: LogLevel, event: EventName, fields: Details): void {
     this.#host.log(level, event, { tunnel: this.id, ...fields });
   }
 }

@@ -5,6 +5,8 @@
  * Knows sockets and TLS only: it reads no file, no environment, no argument.
  */
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
+import type { EventName } from '../core/events.ts';
+import type { LogLevel } from '../core/ports.ts';
 import { tickMs } from '../core/stall.ts';
 import { version } from '../core/version.ts';
 import type { AgentToWorker, TunnelState, WorkerToAgent } from '../core/worker-protocol.ts';
@@ -14,7 +16,6 @@ import { type LocalHandle, openLocal } from './local.ts';
 import { NextAgent } from './next-agent.ts';
 import { Tunnel, type TunnelHost } from './tunnel.ts';
 
-type LogLevel = 'error' | 'warn' | 'info' | 'debug';
 type Start = Extract<AgentToWorker, { kind: 'start' }>;
 /** How long a worker waits for its last words to reach the agent. */
 const lastWordsMs = 500;
@@ -240,13 +241,13 @@ function report(message: WorkerToAgent, sent: () => void = () => {}): void {
   else nextAgent.send(message, sent);
 }
 
-function log(level: LogLevel, event: string, fields: Details): void {
+function log(level: LogLevel, event: EventName, fields: Details): void {
   if (process.connected || nextAgent?.connected === true) report({ kind: 'log', level, event, fields });
   else process.stderr.write(renderLine(level, event, fields));
 }
 
 /** Says why, then ends the process with 1; the agent starts another. */
-function die(event: string, error: AgentError): void {
+function die(event: EventName, error: AgentError): void {
   process.exitCode = 1;
   const fields = { code: error.code, message: error.message };
   if (!process.connected) {
@@ -257,6 +258,6 @@ function die(event: string, error: AgentError): void {
   report({ kind: 'log', level: 'error', event, fields }, () => process.exit(1));
 }
 
-function renderLine(level: LogLevel, event: string, fields: Details): string {
+function renderLine(level: LogLevel, event: EventName, fields: Details): string {
   return `${JSON.stringify({ time: new Date().toISOString(), level, event, pid: process.pid, ...fields })}\n`;
 }

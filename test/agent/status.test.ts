@@ -96,3 +96,20 @@ test('status says that a mount reconnects while its mount target is away, and wh
     .toMatchObject({ state: 'reconnecting', lastError: { code: 'target.refused' } });
   kernel.destroy();
 });
+
+test('the log level of a running agent changes, and goes back by itself', async () => {
+  await stage.startTarget();
+  const agent = await stage.startAgent();
+
+  const changed = await stage.efsAgent('log-level', 'debug', '--for', '1s');
+
+  expect(changed.stdout).toMatch(/^the log level is debug until 20\S+Z; configured is info\n$/);
+  await waitFor(
+    () => agent.stderr().includes('log-level.changed from=debug to=info'),
+    'the level to return',
+    agent,
+  );
+  expect((await stage.efsAgent('log-level', '--json')).stdout).toBe(
+    '{"level":"info","configured":"info","untilMs":null}\n',
+  );
+});

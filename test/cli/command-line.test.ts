@@ -30,7 +30,17 @@ afterEach(() => stage.close());
 
 test('--help names every command, --version the version', async () => {
   expect(await runCommandLine(['--help'], caller)).toBe(0);
-  for (const command of ['mount', 'umount', 'status', 'whoami', 'config', 'tunnel', 'agent', 'target'])
+  for (const command of [
+    'mount',
+    'umount',
+    'status',
+    'whoami',
+    'config',
+    'tunnel',
+    'log-level',
+    'agent',
+    'target',
+  ])
     expect(caller.out).toContain(`efs-agent ${command}`);
 
   const second = stage.caller();
@@ -45,6 +55,12 @@ test.each([
   [['mount', fileSystemId, '/mnt', 'more'], 'Unknown argument: more'],
   [['mount', fileSystemId, '/mnt', '-o'], 'Not enough arguments following: o'],
   [['status', '--jsno'], 'Unknown argument: jsno'],
+  [['log-level', 'loud'], '"loud" is not a log level: error, warn, info, debug, default'],
+  [['log-level', '--for', '10m'], '--for goes with a level'],
+  [
+    ['log-level', 'debug', '--for', 'ever'],
+    '--for must be a duration up to 30 days, such as 30s, 10m or 2h, not "ever"',
+  ],
   [['target', '--region', 'a', '--region', 'b'], 'give --region only once'],
 ])('%j is a usage error: one line and a hint', async (argv, message) => {
   const status = await runCommandLine(argv as string[], caller);
@@ -161,6 +177,31 @@ function recordOf(mountPoint: string, port: number): string {
     createdAtMs: 0,
   });
 }
+
+test('log-level asks the agent, and says when the configured level returns', async () => {
+  const conversations = await stage.listen((_message, reply) =>
+    reply({
+      kind: 'log-level',
+      state: { level: 'debug', configured: 'info', untilMs: Date.UTC(2026, 0, 1) },
+    }),
+  );
+
+  expect(await runCommandLine(['log-level', 'debug', '--for', '10m'], caller)).toBe(0);
+  expect(await runCommandLine(['log-level', 'default'], caller)).toBe(0);
+  expect(await runCommandLine(['log-level'], caller)).toBe(0);
+
+  expect(caller.out).toContain('the log level is debug until 2026-01-01T00:00:00.000Z; configured is info\n');
+  expect(conversations.map(({ messages }) => messages)).toMatchObject([
+    [{ kind: 'log-level', change: { level: 'debug', forMs: 600_000 } }],
+    [{ change: { level: null, forMs: null } }],
+    [{ change: null }],
+  ]);
+});
+
+test('log-level without an agent starts none, and says so', async () => {
+  expect(await runCommandLine(['log-level', 'debug'], caller)).toBe(2);
+  expect(caller.error).toContain('the agent is not running [agent.unreachable]');
+});
 
 test('config shows each value and where it comes from, and says on stderr what has no meaning any more', async () => {
   stage.write('efs-utils.conf', '[mount]\nregion = eu-west-1\n[mount-watchdog]\npoll_interval_sec = 7\n');

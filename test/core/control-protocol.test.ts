@@ -13,6 +13,7 @@ import {
 } from '../../src/core/control-protocol.ts';
 import { AgentError } from '../../src/core/errors.ts';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
+import { logLevels } from '../../src/core/ports.ts';
 
 const spec = parseMountSpec(
   'fs-0123456789abcdef0:/app',
@@ -39,6 +40,13 @@ const anyMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
   }),
   fc.record({ kind: fc.constant('unmounted' as const), version, mountPoint: path }),
   fc.record({ kind: fc.constant('status' as const), version }),
+  fc.record({
+    kind: fc.constant('log-level' as const),
+    version,
+    change: fc.option(
+      fc.record({ level: fc.option(fc.constantFrom(...logLevels)), forMs: fc.option(fc.nat()) }),
+    ),
+  }),
   fc.record({
     kind: fc.constant('compare' as const),
     version,

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, expect } from 'vitest';
+import { events } from '../../src/core/events.ts';
 import { testInVm } from '../support/vm.ts';
 import { dnsName, fileSystem, openSetting, policyFor, roleArn, type Setting } from './setting.ts';
 
@@ -88,6 +89,26 @@ testInVm('mount -o remount,ro makes the mount read-only, and remount,rw writable
   expect(await shell('grep " /mount/efs " /proc/mounts')).toContain(port);
   expect(await shell('umount /mount/efs')).toBe('');
   await setting.expectNothingLeft();
+});
+
+testInVm('the journal finds a mount by its message id, with its fields and its unit', async () => {
+  await mount();
+  const find = `journalctl --quiet -o json -u efs-agent MESSAGE_ID=${events['mount.done'].messageId}`;
+
+  await expect.poll(() => shell(`${find} | tail -n 1`), { timeout: 30_000, interval: 500 }).toContain('{');
+
+  expect(JSON.parse(await shell(`${find} | tail -n 1`))).toMatchObject({
+    MESSAGE: expect.stringMatching(/^mount\.done tunnel=/),
+    PRIORITY: '6',
+    SYSLOG_IDENTIFIER: 'efs-agent',
+    EFS_EVENT: 'mount.done',
+    EFS_MOUNT_POINT: '/mount/efs',
+    EFS_FILE_SYSTEM: fileSystem,
+  });
+  expect(await shell('journalctl --quiet -u efs-agent -o cat --grep "^session.accepted"')).toContain(
+    'session=',
+  );
+  expect(await shell('efs-agent log-level debug --for 5m')).toContain('configured is info');
 });
 
 testInVm('a mount reads 15 MiB ahead, 15 times its rsize', async () => {
