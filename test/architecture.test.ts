@@ -4,8 +4,15 @@ import { dirname, join, normalize } from 'node:path';
 import { build } from 'esbuild';
 import { expect, test } from 'vitest';
 
+interface Rule {
+  folders: string[];
+  /** Single files of other folders. */
+  files?: string[];
+  packages: string[];
+}
+
 /** What each folder of src/ may import: other folders, and packages. Its own files always; Node's modules unless said otherwise. */
-const rules: Record<string, { folders: string[]; packages: string[] }> = {
+const rules: Record<string, Rule> = {
   core: { folders: [], packages: [] },
   tunnel: { folders: ['core'], packages: [] },
   identity: {
@@ -24,12 +31,26 @@ const rules: Record<string, { folders: string[]; packages: string[] }> = {
   observe: { folders: ['core'], packages: ['winston'] },
   agent: { folders: ['core'], packages: [] },
   helper: { folders: ['core', 'host'], packages: [] },
+  doctor: {
+    folders: ['core', 'host', 'helper'],
+    // What a mount decides and how it dials, without the agent.
+    files: [
+      'agent/addresses.ts',
+      'agent/direct.ts',
+      'agent/identities.ts',
+      'agent/plan.ts',
+      'agent/tunnel.ts',
+      'tunnel/dial.ts',
+    ],
+    packages: [],
+  },
   cli: { folders: ['core', 'helper'], packages: ['yargs', 'string-width'] },
 };
 /** Files with rights, or limits, of their own. */
-const exceptions: Record<string, { folders: string[]; packages: string[] }> = {
+const exceptions: Record<string, Rule> = {
   'agent/wire.ts': { folders: ['core', 'host', 'observe'], packages: [] },
   'agent/main.ts': { folders: ['core', 'host', 'observe'], packages: [] },
+  'cli/doctor.ts': { folders: ['core', 'helper', 'doctor'], packages: ['yargs'] },
   'cli/policy.ts': { folders: ['core', 'helper', 'target'], packages: ['yargs'] },
   'cli/target.ts': { folders: ['core', 'helper', 'target'], packages: ['yargs'] },
   'main.ts': { folders: ['core', 'helper', 'cli'], packages: [] },
@@ -45,6 +66,7 @@ const fewestFiles: Record<string, number> = {
   observe: 1,
   agent: 9,
   helper: 10,
+  doctor: 20,
   cli: 7,
 };
 
@@ -96,7 +118,8 @@ test('no file imports from a folder that its own may not know', () => {
     ({ file, target, kind }) =>
       kind === 'file' &&
       folderOf(target) !== folderOf(file) &&
-      !ruleOf(file)!.folders.includes(folderOf(target)),
+      !ruleOf(file)!.folders.includes(folderOf(target)) &&
+      !ruleOf(file)!.files?.includes(target),
   );
 
   expect(say(wrong)).toEqual([]);

@@ -110,7 +110,8 @@ const codes = new Map<string, FaultCode>([
   ['ETIMEDOUT', 'target.silent'],
 ]);
 
-async function tryConnect(
+/** Whether a port accepts a TCP connection; it is closed again at once. Errors: `target.*`. */
+export async function tryConnect(
   address: string,
   port: number,
   timeoutMs: number,

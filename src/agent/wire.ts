@@ -1,8 +1,7 @@
-import { generateKeyPair, getFips } from 'node:crypto';
+import { getFips } from 'node:crypto';
 import { createServer } from 'node:net';
 import { hostname, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
 import { parseConfig } from '../core/config.ts';
 import { asAgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
@@ -15,6 +14,7 @@ import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
 import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
+import { generatePrivateKey } from '../host/private-key.ts';
 import {
   readStateFiles,
   removeStateFile,
@@ -185,13 +185,4 @@ export async function wireAgent(
       identities.close();
     },
   };
-}
-
-async function generatePrivateKey(): Promise<string> {
-  const { privateKey } = await promisify(generateKeyPair)('rsa', {
-    modulusLength: 3072,
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-    publicKeyEncoding: { type: 'spki', format: 'pem' },
-  });
-  return privateKey;
 }

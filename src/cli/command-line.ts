@@ -30,6 +30,10 @@ const commands: Record<
     describe: 'show the configuration and where each value comes from',
     load: async (caller) => untyped((await import('./config.ts')).createConfigCommand(caller)),
   },
+  doctor: {
+    describe: 'look for what keeps a mount from working, and say where',
+    load: async (caller) => untyped((await import('./doctor.ts')).createDoctorCommand(caller)),
+  },
   policy: {
     describe: 'tell what a file-system policy allows to whom',
     load: async (caller) => untyped((await import('./policy.ts')).createPolicyCommand(caller)),
