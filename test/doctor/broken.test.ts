@@ -72,7 +72,7 @@ const broken: Broken[] = [
     check: 'agent',
     layer: 'local',
     code: 'agent.unreachable',
-    evidence: /said nothing for/,
+    evidence: /accepts connections and does not answer; 0 mounts/,
   },
   {
     name: 'an fstab line that cannot be mounted',
