@@ -73,6 +73,7 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
       bytesDownPerSecond: 0,
       requestsInFlight: 0,
       oldestRequestMs: 0,
+      alarm: null,
       lastError: null,
     }),
     close: async () => {},

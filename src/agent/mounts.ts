@@ -298,6 +298,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       return concerned.length > 0;
     },
     async sweep() {
+      for (const tunnel of mounts.list()) tunnel.look();
       const silent = [...served.values()].filter(
         (mount) => mount.phase === 'mounted' && mount.openSessions() === 0,
       );

@@ -9,7 +9,6 @@ import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
 import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
 import type { Clock, Log } from '../core/ports.ts';
-import { planRenewalAtMs } from '../core/renewal.ts';
 import { decideCondition, noTraffic, noteTraffic, readTraffic } from '../core/traffic.ts';
 import type { Endpoint, SessionEnd, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
 import {
@@ -21,6 +20,7 @@ import {
 import type { Caller, Identities } from './identities.ts';
 import { adoptListener, type Listener, openListener, planPorts } from './listeners.ts';
 import type { LocalUsersCheck } from './local-users.ts';
+import { createRotation } from './rotation.ts';
 import type { Workers } from './workers.ts';
 
 /** What a tunnel is opened with: everything that was decided for its mount. Plain JSON but for nothing secret. */
@@ -106,6 +106,8 @@ export interface Tunnel extends Mount {
   readonly listener: Server;
   /** As `establish`, without the handshake and without an end: for a tunnel of an earlier agent, whose mount is there. */
   establishInBackground(): void;
+  /** Notices a clock that was set, and credentials that have run out meanwhile. */
+  look(): void;
   /** Epoch milliseconds at which the kernel hung up its last connection; null while there is one, or when another side ended it. */
   hungUpAtMs(): number | null;
   receive(message: WorkerToAgent): void;
@@ -176,10 +178,8 @@ async function joinTunnel(
   let closed = false;
   let hungUpAtMs: number | null = null;
   let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
-  let certificate: CertificateReply | null = inherited?.certificate ?? null;
   let arn: string | null = null;
   let lastError: MountStatus['lastError'] = inherited?.lastError ?? null;
-  let renewal: { cancel(): void } | null = null;
   let retry: { cancel(): void } | null = null;
 
   const listener: Listener = await listen((socket) => {
@@ -200,6 +200,7 @@ async function joinTunnel(
     }
     hungUpAtMs = null;
     waiting.push(socket);
+    rotation.look();
     handOver();
   }
 
@@ -254,8 +255,23 @@ async function joinTunnel(
     });
   }
 
-  async function makeCertificate(): Promise<CertificateReply | null> {
-    if (!plan.spec.iam && plan.spec.accessPoint === null) return null;
+  const needsCertificate = plan.spec.iam || plan.spec.accessPoint !== null;
+  const rotation = createRotation(
+    {
+      clock,
+      log,
+      random: ports.random,
+      make: makeCertificate,
+      async use(certificate) {
+        await announce(certificate);
+        handOver();
+      },
+      failed: remember,
+    },
+    { tunnel: tunnelId, fileSystem: plan.fileSystemId },
+  );
+
+  async function makeCertificate(): Promise<CertificateReply> {
     const request: CertificateRequest = {
       fileSystemId: plan.fileSystemId,
       accessPointId: plan.spec.accessPoint,
@@ -277,7 +293,7 @@ async function joinTunnel(
     return reply;
   }
 
-  async function announce(): Promise<void> {
+  async function announce(certificate: CertificateReply | null): Promise<void> {
     const client =
       certificate === null
         ? null
@@ -286,49 +302,15 @@ async function joinTunnel(
     const tls = { trustedRootsPem: plan.trustedRootsPem, serverName: plan.serverName, client };
     workers.openTunnel(tunnelId, tls, plan.dialTimeoutMs);
     known = true;
-  }
-
-  function planRenewal(): void {
-    if (certificate === null || closed) return;
-    const nowMs = clock.nowMs();
-    const dueMs = planRenewalAtMs(
-      {
-        notAfterMs: certificate.notAfterMs,
-        credentialsExpireAtMs: certificate.identity?.expiresAtMs ?? null,
-      },
-      nowMs,
-      ports.random(),
-    );
-    renewal = clock.schedule(dueMs - nowMs, () => void renew(1));
-  }
-
-  async function renew(attempt: number): Promise<void> {
-    try {
-      certificate = await makeCertificate();
-      await announce();
-      if (lastError?.code.startsWith('credentials.') === true) lastError = null;
-      planRenewal();
-    } catch (error) {
-      note(error, 'client-certificate.not-renewed');
-      renewal = clock.schedule(renewalRetryMs(attempt), () => void renew(attempt + 1));
-    }
-  }
-
-  /** Renewal has two hours of slack; asking the metadata service or STS once a minute is enough. */
-  const renewalRetryMs = (attempt: number) => planDelayMs(attempt, ports.random()) * 6;
-
-  function establishInBackground(attempt = 1): void {
-    establishWithoutProbe().catch((error: unknown) => {
-      note(error, 'tunnel.not-restored');
-      retry = clock.schedule(planDelayMs(attempt, ports.random()), () => establishInBackground(attempt + 1));
-    });
-  }
-
-  async function establishWithoutProbe(): Promise<void> {
-    certificate ??= await makeCertificate();
-    await announce();
-    planRenewal();
     learnRole();
+  }
+
+  /** What cannot be had yet is asked for until it is there; meanwhile connections wait. */
+  async function establishInBackground(): Promise<void> {
+    const made = inherited?.certificate ?? null;
+    if (needsCertificate) rotation.begin(made);
+    if (needsCertificate && made === null) return;
+    await announce(made);
     handOver();
   }
 
@@ -338,9 +320,9 @@ async function joinTunnel(
     );
     const searching = findAddresses();
     if (plan.spec.iam) report('credentials');
-    const [found, reply] = await Promise.all([searching, makeCertificate()]);
-    certificate = reply;
-    await announce();
+    const [found, made] = await Promise.all([searching, needsCertificate ? makeCertificate() : null]);
+    if (made !== null) rotation.begin(made);
+    await announce(made);
     report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}`);
     try {
       upstream = await workers.probe(tunnelId, asEndpoints(found));
@@ -348,8 +330,6 @@ async function joinTunnel(
       throw explainUnreachable(error, found);
     }
     report(`${upstream.tlsVersion} with ${upstream.address}`);
-    planRenewal();
-    learnRole();
   }
 
   async function findIdentity(): Promise<IdentityFacts | null> {
@@ -364,13 +344,13 @@ async function joinTunnel(
   }
 
   function knownIdentity(): IdentityFacts | null {
-    const known = certificate?.identity ?? null;
+    const known = rotation.current()?.identity ?? null;
     return known === null ? null : { ...known, arn: known.arn ?? arn };
   }
 
   /** The instance knows its own role without asking STS: `status` can name it. */
   function learnRole(): void {
-    if (certificate?.identity?.source.startsWith('metadata:') === true) void findIdentity();
+    if (rotation.current()?.identity?.source.startsWith('metadata:') === true) void findIdentity();
   }
 
   function countSessions(): number {
@@ -402,7 +382,8 @@ async function joinTunnel(
     openSessions: countSessions,
     isMounted: (entries) => findTunnelMounts(entries, listener.port).length > 0,
     establish: (signal: AbortSignal, report: (phase: string) => void) => abortable(signal, establish(report)),
-    establishInBackground: () => establishInBackground(),
+    establishInBackground: () => void establishInBackground(),
+    look: () => rotation.look(),
     hungUpAtMs: () => hungUpAtMs,
     receive(message: WorkerToAgent): void {
       switch (message.kind) {
@@ -464,18 +445,19 @@ async function joinTunnel(
         cipher: upstream?.cipher ?? null,
         serverCertificateExpiresAtMs: upstream?.certificateExpiresAtMs ?? null,
         identity: knownIdentity(),
-        clientCertificateExpiresAtMs: certificate?.notAfterMs ?? null,
+        clientCertificateExpiresAtMs: rotation.current()?.notAfterMs ?? null,
         sessions: countSessions(),
         reconnects: Math.max(0, accepted - 1),
         ...now,
         bytesUp: total.bytesUp + now.bytesUp,
         bytesDown: total.bytesDown + now.bytesDown,
+        alarm: rotation.alarm(),
         lastError,
       };
     },
     bequeath: () => ({
       plan,
-      certificate,
+      certificate: rotation.current(),
       upstream,
       total: { bytesUp: total.bytesUp + traffic.bytesUp, bytesDown: total.bytesDown + traffic.bytesDown },
       accepted,
@@ -485,7 +467,7 @@ async function joinTunnel(
       if (closed) return;
       closed = true;
       known = false;
-      renewal?.cancel();
+      rotation.close();
       retry?.cancel();
       for (const socket of waiting.splice(0)) socket.destroy();
       await Promise.all([listener.close(), workers.closeTunnel(tunnelId)]);

@@ -133,6 +133,7 @@ function formatDetails(mount: MountReport, nowMs: number): string[] {
       plural(mount.sessions, 'session'),
       plural(mount.reconnects, 'reconnect'),
     ].join(', '),
+    ...formatAlarm(mount, nowMs),
     ...formatLastError(mount, nowMs),
   ];
 }
@@ -160,6 +161,18 @@ function formatIdentity(mount: MountReport, nowMs: number): string[] {
   return [
     `as ${clean(identity.arn ?? identity.accessKeyId)}`,
     [`from ${clean(identity.source)}`, ...lives].join(', '),
+  ];
+}
+
+function formatAlarm(
+  { alarm, clientCertificateExpiresAtMs: endsAtMs }: MountReport,
+  nowMs: number,
+): string[] {
+  if (alarm === null) return [];
+  const present = endsAtMs === null ? 'there is none' : `the present one ${describeLife(endsAtMs, nowMs)}`;
+  return [
+    `ALARM: no new certificate for ${formatDuration(nowMs - alarm.sinceMs)}, ${present}:`,
+    `  ${clean(alarm.message)} [${clean(alarm.code)}]`,
   ];
 }
 

@@ -146,6 +146,9 @@ export interface AgentStatus {
   mounts: MountStatus[];
 }
 
+/** The last of the failures, and since when there have been nothing else. Units: epoch milliseconds. */
+export type CredentialsAlarm = ErrorMessage & { sinceMs: number };
+
 /** Units: epoch milliseconds; bytes since the tunnel was opened, up = to the mount target. */
 export interface MountStatus {
   mountId: string;
@@ -180,6 +183,8 @@ export interface MountStatus {
   requestsInFlight: number;
   /** Age of the oldest of them, to a second; 0 when there is none. */
   oldestRequestMs: number;
+  /** While no new client certificate can be had. The one in use stays, and so do open connections. */
+  alarm: CredentialsAlarm | null;
   /** What went wrong last, which may be over. */
   lastError: (ErrorMessage & { atMs: number }) | null;
 }

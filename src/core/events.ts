@@ -151,10 +151,25 @@ export const events = {
     '6a6344d06ab247c8a4c83c2ffb523e6b',
     'A client certificate could not be replaced; the old one stays in use and it is tried again.',
   ),
-  'tunnel.not-restored': event(
+  'credentials.outage': event(
+    'error',
+    '9f9951046b374d0891c4baf4e5986f09',
+    'Nobody gives credentials any more; connected mounts go on with the certificate they have.',
+  ),
+  'client-certificate.expired': event(
+    'error',
+    '0890b2a42bc64ab2b466147e9c484ba1',
+    'During an outage of credentials the certificate in use has ended too; new connections may be refused.',
+  ),
+  'credentials.recovered': event(
+    'info',
+    '917cfd6a28044c359b6f890dc0646e0b',
+    'There are credentials again, and a new client certificate.',
+  ),
+  'clock.set': event(
     'warn',
-    '1f76f0e33fc949bda461ceaa3d8a7bc9',
-    'The tunnel of a mount cannot be served yet; it is tried again.',
+    'cb9bd4cab9d94178ac06183f8189cfb9',
+    'The clock of this machine was set; client certificates are replaced.',
   ),
   'tunnel.material-rejected': event(
     'error',

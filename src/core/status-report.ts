@@ -84,6 +84,7 @@ function describeRecord(record: MountState): Omit<MountReport, 'mountPoints'> {
     bytesDownPerSecond: 0,
     requestsInFlight: 0,
     oldestRequestMs: 0,
+    alarm: null,
     lastError: null,
   };
 }

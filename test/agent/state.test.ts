@@ -4,10 +4,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage, type Running } from '../support/agent-stage.ts';
 import { openEcho } from '../support/echo.ts';
-import type { MountTable } from '../support/mount-table.ts';
+import { canUnshare, type MountTable, succeeds } from '../support/mount-table.ts';
 
 const options = ['-o', 'tls,mounttargetip=127.0.0.1'];
-const canMount = succeeds('unshare', '-m', 'true');
 let stage: AgentStage;
 let undo: (() => void)[] = [];
 beforeEach(() => {
@@ -19,7 +18,7 @@ afterEach(async () => {
   await stage.close();
 });
 
-test.skipIf(!canMount).each(['mounts', 'mounts.copy'])(
+test.skipIf(!canUnshare).each(['mounts', 'mounts.copy'])(
   'a mount goes on after a crash although its record in %s was cut off',
   async (place) => {
     const { port, agent } = await mountAndCrash();
@@ -37,7 +36,7 @@ test.skipIf(!canMount).each(['mounts', 'mounts.copy'])(
   },
 );
 
-test.skipIf(!canMount)(
+test.skipIf(!canUnshare)(
   'nobody gets the port of a living mount whose record is lost, until it is unmounted',
   async () => {
     const { port, table } = await mountAndCrash();
@@ -151,14 +150,5 @@ function fill(directory: string): void {
     execFileSync('dd', ['if=/dev/zero', `of=${join(directory, 'filler')}`, 'bs=4k'], { stdio: 'ignore' });
   } catch {
     // Full, as it should be.
-  }
-}
-
-function succeeds(program: string, ...argv: string[]): boolean {
-  try {
-    execFileSync(program, argv, { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
   }
 }

@@ -31,6 +31,25 @@ fs-0123456789abcdef0  /mnt/efs     mounted  2.00 KiB  128 KiB   3, 1 s
 `);
 });
 
+test('an alarm about credentials says since when, why, and how long the certificate is still good', () => {
+  const text = renderStatus(
+    reportOf('/mnt/efs', {
+      alarm: {
+        code: 'metadata.unavailable',
+        message: 'nobody answers',
+        details: {},
+        sinceMs: nowMs - 2 * 3_600_000,
+      },
+    }),
+    view,
+  );
+
+  expect(text).toContain(`
+  ALARM: no new certificate for 2 h 0 min, the present one good for 2 h 27 min:
+    nobody answers [metadata.unavailable]
+`);
+});
+
 test.each([60, 80, 120])('nothing is wider than a terminal of %i columns', (width) => {
   fc.assert(
     fc.property(fc.string({ unit: 'grapheme', maxLength: 200 }), (name) => {

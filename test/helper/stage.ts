@@ -268,6 +268,7 @@ export function statusOf(
         bytesDownPerSecond: 131_072,
         requestsInFlight: 3,
         oldestRequestMs: 1_000,
+        alarm: null,
         lastError: null,
         ...changes,
       },

@@ -1,4 +1,4 @@
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -6,15 +6,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { parseMountInfo } from '../../src/core/mountinfo.ts';
 import { readMountTables } from '../../src/host/mount-tables.ts';
-
-function canUnshare(): boolean {
-  try {
-    execFileSync('unshare', ['-m', 'true'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
+import { canUnshare } from '../support/mount-table.ts';
 
 test('the mounts of our own namespace are among those that are read', async () => {
   const own = parseMountInfo(readFileSync('/proc/self/mountinfo', 'utf8')).map((entry) => entry.mountPoint);
@@ -27,7 +19,7 @@ test('the mounts of our own namespace are among those that are read', async () =
 });
 
 test('a mount that only a container sees is found as well', async ({ skip }) => {
-  skip(!canUnshare(), 'not here: this process may not make mount namespaces');
+  skip(!canUnshare, 'not here: this process may not make mount namespaces');
   const directory = mkdtempSync(join(tmpdir(), 'efs-agent-mounts-'));
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
   const script = 'mount -t tmpfs efs-agent-test "$1" && echo mounted && exec cat';

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -46,4 +46,16 @@ export async function openMountTable(directory: string): Promise<MountTable> {
     },
     close: () => holder.stdin.end(),
   };
+}
+
+/** Whether this process may make mount namespaces. */
+export const canUnshare = succeeds('unshare', '-m', 'true');
+
+export function succeeds(program: string, ...argv: string[]): boolean {
+  try {
+    execFileSync(program, argv, { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
 }
