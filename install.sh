@@ -3,8 +3,9 @@
 set -eu
 
 usage() {
-  echo "Usage: ./install.sh [--destdir DIR] [--force] [--uninstall]"
+  echo "Usage: ./install.sh [--destdir DIR] [--node PROGRAM] [--force] [--uninstall]"
   echo "  --destdir DIR  install below DIR, for packages and images; starts nothing"
+  echo "  --node PROGRAM the Node.js that will run it there; the default is the one found here"
   echo "  --force        replace another program's mount.efs; uninstall under live mounts"
   echo "  --uninstall    remove what was installed; a configuration file that was changed stays"
 }
@@ -15,6 +16,7 @@ fail() {
 }
 
 destdir=
+node=
 force=no
 uninstall=no
 while [ $# -gt 0 ]; do
@@ -28,6 +30,12 @@ while [ $# -gt 0 ]; do
       destdir=${1#--destdir=}
       destdir=${destdir%/}
       ;;
+    --node)
+      [ $# -ge 2 ] || fail "--node needs a program"
+      node=$2
+      shift
+      ;;
+    --node=*) node=${1#--node=} ;;
     --force) force=yes ;;
     --uninstall) uninstall=yes ;;
     -h | --help)
@@ -111,13 +119,20 @@ for bundle in mount-efs.cjs efs-agent.mjs agent.cjs worker.cjs identity.cjs; do
   [ -f "$source/dist/$bundle" ] || fail "dist/$bundle is missing: run npm run build first"
 done
 
-node=$(command -v node) || fail "node was not found: install Node.js 20.19 or newer"
-node=$("$node" -p process.execPath) || fail "node does not run: $node"
-"$node" -e '
-  const [major, minor] = process.versions.node.split(".").map(Number);
-  process.exit(major > 20 || (major === 20 && minor >= 19) ? 0 : 1);
-' || fail "Node.js $("$node" -v) is too old: efs-agent needs 20.19 or newer"
+# One that was named may belong to another processor, or come with the same package.
+if [ -z "$node" ]; then
+  node=$(command -v node) || fail "node was not found: install Node.js 20.19 or newer"
+  node=$("$node" -p process.execPath) || fail "node does not run: $node"
+  "$node" -e '
+    const [major, minor] = process.versions.node.split(".").map(Number);
+    process.exit(major > 20 || (major === 20 && minor >= 19) ? 0 : 1);
+  ' || fail "Node.js $("$node" -v) is too old: efs-agent needs 20.19 or newer"
+fi
 
+case $node in
+  /*) ;;
+  *) fail "--node needs an absolute path, not $node" ;;
+esac
 case $node in
   /root/* | /home/*) echo "install.sh: warning: $node is in a home directory, which tunnel workers may not enter" >&2 ;;
 esac

@@ -4,15 +4,15 @@ const node = { environment: 'node', pool: 'forks' as const };
 
 export default defineConfig({
   test: {
-    // Three groups: `npx vitest run --project fast`; `--project interop`, which installs programs of others to talk to; and
-    // `--project kernel`, which starts virtual machines.
+    // Four groups: `npx vitest run --project fast`; `--project interop`, which installs programs of others to talk to;
+    // `--project kernel`, which starts virtual machines; and `--project packages`, which builds .deb and .rpm and one machine.
     projects: [
       {
         test: {
           ...node,
           name: 'fast',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/kernel/**', 'test/interop/**'],
+          exclude: ['test/kernel/**', 'test/interop/**', 'test/packages/**'],
           // Most of the time is waiting for other processes, also on two cores.
           maxWorkers: 2,
           globalSetup: ['test/support/build-bundles.ts'],
@@ -37,6 +37,17 @@ export default defineConfig({
           include: ['test/kernel/**/*.test.ts'],
           globalSetup: ['test/support/build-bundles.ts'],
           fileParallelism: false,
+          testTimeout: 600_000,
+          hookTimeout: 900_000,
+        },
+      },
+      {
+        test: {
+          ...node,
+          name: 'packages',
+          include: ['test/packages/**/*.test.ts'],
+          globalSetup: ['test/support/build-bundles.ts'],
+          maxWorkers: 2,
           testTimeout: 600_000,
           hookTimeout: 900_000,
         },

@@ -12,6 +12,8 @@ const packages = [
   ['psmisc', 'pstree and fuser show processes'],
   ['shellcheck', 'lints our shell scripts'],
   ['mandoc', 'lints our man pages'],
+  ['rpm', 'builds our .rpm and installs it into a root of its own'],
+  ['zstd', 'unpacks our .deb for a look'],
 ];
 
 /** Services that these packages start, and that nobody has asked for. */

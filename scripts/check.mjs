@@ -101,7 +101,9 @@ async function checkAll() {
   const hasVm = await runStep('virtual machine', () =>
     command(['scripts/vm/vm', 'build'], { deadlineMs: 12 * minuteMs }),
   );
-  if (hasVm) await runStep('kernel tests', () => runTests('kernel', ownNode, 20 * minuteMs));
+  if (!hasVm) return;
+  await runStep('package tests', () => runTests('packages', ownNode, 10 * minuteMs));
+  await runStep('kernel tests', () => runTests('kernel', ownNode, 20 * minuteMs));
 }
 
 /** Runs one step, prints its line, and says whether it held. */

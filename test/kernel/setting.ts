@@ -105,8 +105,18 @@ ip -n service address add 169.254.169.254/32 dev eth0
 ip -n service link set eth0 up
 `;
 
-/** Opens the setting of the scenes in a virtual machine with systemd; its network and mount target also come up at boot. */
-export async function openSetting(): Promise<Setting> {
+/** Installs this clone's build as ./install.sh does. */
+async function installClone(vm: Vm): Promise<string> {
+  await vm.copyClone();
+  return '/root/efs-agent/install.sh';
+}
+
+/**
+ * Opens the setting of the scenes in a virtual machine with systemd; its network and mount target also come up at boot.
+ *
+ * `prepareInstall` brings efs-agent into the machine and gives the command that installs it.
+ */
+export async function openSetting(prepareInstall = installClone): Promise<Setting> {
   const vm = await openVm();
   const must = async (command: string, input = '') => {
     const { code, stdout, stderr } = await vm.run(command, { input, timeoutMs: 240_000 });
@@ -118,8 +128,8 @@ export async function openSetting(): Promise<Setting> {
   let taken = 0;
   let hasPolicy = true;
   try {
-    await vm.copyClone();
-    await must('/root/efs-agent/install.sh && mkdir -p /mount/efs');
+    await must(await prepareInstall(vm));
+    await must('mkdir -p /mount/efs');
     for (const [name, text] of Object.entries(units)) await put(`/etc/systemd/system/${name}`, text);
     await put(`${target.state}/network`, network);
     await put(target.policy, JSON.stringify(policyFor(roleArn)));
