@@ -1,8 +1,15 @@
-// Builds the bundles into dist/: one file per process, no node_modules at run time.
+// Builds the bundles into dist/, or --out DIR: one file per process, no node_modules at run time. They say that they
+// are of package.json's version, or --version TEXT.
 import { chmodSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { parseArgs } from 'node:util';
 import { build } from 'esbuild';
 
-const { version } = JSON.parse(readFileSync('package.json', 'utf8'));
+const { version, out } = parseArgs({
+  options: {
+    version: { type: 'string', default: JSON.parse(readFileSync('package.json', 'utf8')).version },
+    out: { type: 'string', default: 'dist' },
+  },
+}).values;
 const shared = {
   bundle: true,
   platform: 'node',
@@ -57,8 +64,8 @@ export {
 };
 
 // Built beside and put in place whole: a program that starts meanwhile finds the old or the new one.
-const fresh = `dist.new-${process.pid}`;
-const stale = `dist.old-${process.pid}`;
+const fresh = `${out}.new-${process.pid}`;
+const stale = `${out}.old-${process.pid}`;
 try {
   await Promise.all([
     ...Object.entries(processes).map(([name, entry]) =>
@@ -96,11 +103,11 @@ try {
   ]);
   for (const name of ['mount-efs.cjs', 'efs-agent.mjs']) chmodSync(`${fresh}/${name}`, 0o755);
   try {
-    renameSync('dist', stale);
+    renameSync(out, stale);
   } catch {
     // The first build.
   }
-  renameSync(fresh, 'dist');
+  renameSync(fresh, out);
 } finally {
   rmSync(fresh, { recursive: true, force: true });
   rmSync(stale, { recursive: true, force: true });

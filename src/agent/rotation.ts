@@ -15,6 +15,8 @@ export interface RotationPorts {
   clock: Clock;
   log: Log;
   random: () => number;
+  /** How long a certificate may be used, in milliseconds. */
+  longestUseMs: number;
   /** Errors: `credentials.*`, `metadata.unavailable`. */
   make(): Promise<CertificateReply>;
   /** A new certificate counts from now on. */
@@ -89,6 +91,12 @@ export function createRotation(ports: RotationPorts, about: Details): Rotation {
     );
   }
 
+  const lifeOf = ({ notAfterMs, identity }: CertificateReply): CertificateLife => ({
+    notAfterMs,
+    credentialsExpireAtMs: identity?.expiresAtMs ?? null,
+    longestUseMs: ports.longestUseMs,
+  });
+
   async function ask(): Promise<void> {
     try {
       const made = await ports.make();
@@ -122,8 +130,4 @@ export function createRotation(ports: RotationPorts, about: Details): Rotation {
       timer?.cancel();
     },
   };
-}
-
-function lifeOf({ notAfterMs, identity }: CertificateReply): CertificateLife {
-  return { notAfterMs, credentialsExpireAtMs: identity?.expiresAtMs ?? null };
 }

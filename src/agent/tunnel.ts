@@ -70,6 +70,8 @@ export interface TunnelPorts extends AddressPorts {
   privateKeyPem(): Promise<string>;
   /** Whether a mount that this agent does not serve uses the port: its kernel would take another tunnel for its own. */
   isReserved(port: number): boolean;
+  /** How long a client certificate is used at most, in milliseconds. */
+  renewalMs: number;
   /** The last session of the tunnel ended: time to look whether its mount is gone. */
   onQuiet(tunnel: Tunnel): void;
 }
@@ -261,6 +263,7 @@ async function joinTunnel(
       clock,
       log,
       random: ports.random,
+      longestUseMs: ports.renewalMs,
       make: makeCertificate,
       async use(certificate) {
         await announce(certificate);

@@ -61,7 +61,7 @@ export async function wireAgent(
   const readConfig = async () => parseConfig(await readConfigFiles(environment));
   const bundles = dirname(process.argv[1] ?? '');
   const childEnvironment = { PATH: environment['PATH'] ?? '/usr/sbin:/usr/bin:/sbin:/bin' };
-  const { workerUser, stallTimeoutMs, maxConnections, localUsers } = await readConfig();
+  const { workerUser, stallTimeoutMs, renewalMs, maxConnections, localUsers } = await readConfig();
   const dropTo = await readUnprivilegedUser(workerUser);
 
   // In memory only.
@@ -153,6 +153,7 @@ export async function wireAgent(
     identities,
     localUsers: createLocalUsersCheck({ clock: systemClock, log, allowedUids, findSocketOwners }),
     privateKeyPem,
+    renewalMs,
     readMountTables,
     stateFiles: {
       write: (mountId, text) => writeStateFile(runtimeDirectory, mountId, text),

@@ -163,6 +163,9 @@ export const settings = {
   stallTimeoutMs: inSeconds(
     ours('stall_timeout_sec', '20', upTo(3_600), 'how long a mount target that owes an answer may be silent'),
   ),
+  renewalMs: inSeconds(
+    ours('renewal_sec', '3600', upTo(3_600), 'how long a client certificate is used before it is replaced'),
+  ),
   maxConnections: ours(
     'max_connections',
     '5',

@@ -1,8 +1,8 @@
 import { planDelayMs } from './backoff.ts';
 
 /**
- * Says when to replace a client certificate: after an hour, as the reference does, but never later than at
- * two thirds of its life, and before the credentials inside it expire.
+ * Says when to replace a client certificate: after an hour, as the reference does, or what is configured, but never
+ * later than at two thirds of its life, and before the credentials inside it expire.
  *
  * Units: epoch milliseconds, UTC; `random` in [0, 1) spreads renewals over five minutes. Errors: none; a
  * certificate already past that point gives `nowMs`. Source: specification 8.4; the last third is left for
@@ -10,7 +10,7 @@ import { planDelayMs } from './backoff.ts';
  */
 export function planRenewalAtMs(certificate: CertificateLife, nowMs: number, random: number): number {
   const lifeMs = certificate.notAfterMs - nowMs;
-  const byAge = Math.min(hourMs, (lifeMs * 2) / 3);
+  const byAge = Math.min(certificate.longestUseMs, (lifeMs * 2) / 3);
   const byCredentials =
     certificate.credentialsExpireAtMs === null
       ? byAge
@@ -20,7 +20,6 @@ export function planRenewalAtMs(certificate: CertificateLife, nowMs: number, ran
   return Math.max(nowMs, nowMs + delayMs - spreadMs);
 }
 
-const hourMs = 3_600_000;
 /** Credentials that never last longer than this must not make us sign without pause. */
 const shortestMs = 30_000;
 
@@ -30,10 +29,12 @@ export interface Instant {
   monoMs: number;
 }
 
-/** When a certificate and the credentials in it end. Units: epoch milliseconds. */
+/** When a certificate and the credentials in it end, in epoch milliseconds. */
 export interface CertificateLife {
   notAfterMs: number;
   credentialsExpireAtMs: number | null;
+  /** How long it may be used, in milliseconds: what is configured. */
+  longestUseMs: number;
 }
 
 /**

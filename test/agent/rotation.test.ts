@@ -26,6 +26,7 @@ function startRotation(random = 0.5) {
     {
       clock,
       log: (level, event) => void events.push({ level, event }),
+      longestUseMs: 3_600_000,
       random: () => random,
       async make() {
         service.asked += 1;

@@ -44,6 +44,7 @@ test('without a file every value is the shipped default', () => {
     workerUser: 'efs-agent',
     dialTimeoutMs: 10_000,
     stallTimeoutMs: 20_000,
+    renewalMs: 3_600_000,
     maxConnections: 5,
     idleExitMs: 60_000,
     warnings: [],

@@ -1,0 +1,150 @@
+// A run: the parts are started, the faults come one after another, each followed until every mount works again.
+import { execFileSync, spawn } from 'node:child_process';
+import { cpSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { openAgent, until } from './agent.mjs';
+import { openClock } from './clock.mjs';
+import { addresses, layCable, openPrivateEtc } from './enclosure.mjs';
+import { openGuest } from './guest.mjs';
+import { startProbe } from './probe.mjs';
+import { openRecord } from './record.mjs';
+import { dnsName, fileSystemId, mounts, openService } from './service.mjs';
+
+const home = resolve(import.meta.dirname, '../..');
+const threadCount = 3 * mounts.length;
+/** A mount that does not move for so long after a fault has ended hangs. */
+const hangMs = 240_000;
+/** What can be done about a mount that hangs: nothing. The run ends there. */
+class Hang extends Error {}
+
+const wait = (ms) => new Promise((wake) => setTimeout(wake, ms));
+
+/**
+ * Runs the faults, in another order each round, and gives the figures.
+ *
+ * `endMs` is the `performance.now()` after which no further fault begins. Errors: when a part cannot be started.
+ */
+export async function runChaos({ directory, logFile, faults, rounds, short, endMs, say, onResult }) {
+  const parts = await openParts(directory, logFile, say);
+  const { agent, guest, record } = parts;
+  const before = await guest.mountIds();
+  const writers = mounts.map(({ name }) => guest.startVerify(name, (line) => record.onLine(name, line)));
+  const probe = startProbe((await agent.status()).mounts.map(({ port }) => port));
+  const moved = async () => {
+    const sinceMs = performance.now();
+    const fits = () => record.hasMovedSince(sinceMs, threadCount);
+    await until(fits, 'I/O of every mount', hangMs).catch((error) => {
+      throw new Hang(`${record.waitingSince(sinceMs).join(', ')} did not move within ${hangMs / 1000} s`, {
+        cause: error,
+      });
+    });
+  };
+  await moved();
+  say('every mount works');
+
+  const results = [];
+  const world = { ...parts, moved };
+  for (let round = 1; round <= rounds; round++) {
+    for (const fault of shuffle(faults)) {
+      if (performance.now() > endMs) return await finish();
+      const result = await meet(fault, round);
+      results.push(result);
+      onResult(result);
+      if (result.hung) return await finish();
+    }
+  }
+  return await finish();
+
+  async function meet(fault, round) {
+    const lengthMs = fault.seconds[short ? 1 : 0] * 1000;
+    await wait(short ? 300 : 1000 + Math.random() * 3000);
+    await fault.prepare?.(world);
+    await moved();
+    const from = record.totals();
+    probe.take();
+    const beginMs = performance.now();
+    let notes = {};
+    let failure = null;
+    let hung = false;
+    try {
+      notes = (await fault.run(world, lengthMs)) ?? {};
+      await moved();
+      await agent.settle();
+    } catch (error) {
+      failure = error.message;
+      hung = error instanceof Hang;
+    }
+    const longestMs = Math.round(record.longestSince(beginMs));
+    const to = record.totals();
+    const probed = probe.take();
+    if (!hung) await fault.restore?.(world);
+    return {
+      fault: fault.name,
+      round,
+      lengthMs,
+      longestMs,
+      addedMs: fault.blocks ? Math.max(0, longestMs - lengthMs) : longestMs,
+      failure,
+      hung,
+      operations: to.operations - from.operations,
+      bytesChecked: to.bytesChecked - from.bytesChecked,
+      bytesWrong: to.bytesWrong - from.bytesWrong,
+      failed: to.failed - from.failed,
+      ...probed,
+      notes,
+    };
+  }
+
+  async function finish() {
+    const hangs = results.at(-1)?.hung === true;
+    const remounted = JSON.stringify(await guest.mountIds()) !== JSON.stringify(before);
+    await probe.stop();
+    let left = null;
+    if (!hangs) {
+      for (const writer of writers) await writer.stop();
+      await guest.unmountAll();
+      const isEmpty = async () => (await agent.status()).mounts.length === 0;
+      left = await until(isEmpty, 'no mount is left').then(
+        () => null,
+        (error) => error.message,
+      );
+    }
+    await guest.close();
+    return { results, totals: record.totals(), remounted, left, complaints: record.complaints };
+  }
+}
+
+/** Everything that a fault may touch. The machine comes first: its clock stays as it is. */
+async function openParts(directory, logFile, say) {
+  const start = (command, args) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    return { child, pid: child.pid, output: '' };
+  };
+  const builds = ['dist', 'other'].map((name) => join(directory, name));
+  cpSync(join(home, 'dist'), builds[0], { recursive: true });
+  execFileSync(process.execPath, ['scripts/build.mjs', '--version', '0.0.0-other', '--out', builds[1]], {
+    cwd: home,
+  });
+  const verify = join(directory, 'verify');
+  execFileSync('cc', ['-O2', '-static', '-pthread', '-o', verify, join(import.meta.dirname, 'verify.c')]);
+
+  const guest = await openGuest({ directory, verify, say });
+  openPrivateEtc(directory);
+  const cable = await layCable();
+  cable.setName(dnsName, addresses.targets[0]);
+  const clock = openClock(directory);
+  const service = await openService({ directory, dist: builds[0], cable, start });
+  const agent = await openAgent({ directory, logFile, builds, caPem: service.caPem, standIn: guest.standIn });
+  for (const { name, options } of mounts)
+    await agent.mount(`${fileSystemId}:/`, guest.mountPoint(name), options);
+  return { guest, cable, clock, service, agent, record: openRecord() };
+}
+
+function shuffle(values) {
+  const shuffled = [...values];
+  for (let i = shuffled.length - 1; i > 0; i--) {
+    const j = Math.floor(Math.random() * (i + 1));
+    [shuffled[i], shuffled[j]] = [shuffled[j], shuffled[i]];
+  }
+  return shuffled;
+}
