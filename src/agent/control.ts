@@ -155,6 +155,7 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
         send({ kind: 'log-level', state: ports.changeLogLevel(message.change) });
         break;
       case 'status':
+        await mounts.refresh();
         send({ kind: 'status', status: ports.status() });
         break;
     }

@@ -3,7 +3,6 @@ import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentError, type FaultCode } from '../core/errors.ts';
 import { planMountId } from '../core/mount-state.ts';
-import { findNfsMounts } from '../core/mountinfo.ts';
 import {
   type AddressPorts,
   asServer,
@@ -44,7 +43,6 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
     port: null,
     phase: 'opening',
     openSessions: () => 0,
-    isMounted: (entries) => findNfsMounts(entries, plan.mountPoint ?? '').length > 0,
     establish: (signal, report) => abortable(signal, establish(report)),
     findIdentity: async () => null,
     status: () => ({

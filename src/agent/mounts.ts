@@ -8,7 +8,7 @@ import type { IdentityFacts } from '../core/identity-protocol.ts';
 import { decideMount, type MountEvent, type MountSight } from '../core/mount-life.ts';
 import { describeDifferences, type MountSpec } from '../core/mount-spec.ts';
 import { formatMountState, isSameServer, type MountState } from '../core/mount-state.ts';
-import { type MountEntry, parseMountInfo } from '../core/mountinfo.ts';
+import { type MountEntry, type NfsIndex, parseMountInfo } from '../core/mountinfo.ts';
 import { forgetSecrets } from '../core/secret-environment.ts';
 import { createDirect } from './direct.ts';
 import {
@@ -19,6 +19,7 @@ import {
   planMount,
   planRecordedMount,
 } from './plan.ts';
+import { createPresence, isMountedIn } from './presence.ts';
 import { explainRefusal } from './refusal.ts';
 import { createRestorer, type RestorerPorts } from './restore.ts';
 import {
@@ -34,7 +35,7 @@ export interface MountsPorts
   extends Omit<TunnelPorts, 'onQuiet' | 'isReserved'>,
     Omit<PlanPorts, 'identities'>,
     Pick<RestorerPorts, 'stateFiles'> {
-  readMountTables(): Promise<string[]>;
+  readMountTables(): AsyncIterable<string>;
 }
 
 /** All mounts of this agent, and the tunnels that serve none. */
@@ -64,6 +65,8 @@ export interface Mounts {
   unmounted(mountPoint: string): Promise<boolean>;
   /** Looks for mounts that are gone; called when a tunnel fell silent, and now and then. */
   sweep(): Promise<void>;
+  /** Compares with the kernel's mount tables before a question is answered: what was seen there and is gone, goes. */
+  refresh(): Promise<void>;
   /** Takes up the mounts of an earlier agent that are recorded and not here yet. */
   restore(): Promise<void>;
   /** Goes on with a tunnel of the agent before this one. */
@@ -95,6 +98,9 @@ export function createMounts(ports: MountsPorts): Mounts {
     onQuiet: () => void mounts.sweep(),
     isReserved: (port) => restorer.isReserved(port),
   };
+
+  const presence = createPresence(ports.readMountTables);
+  let directCheck: { cancel(): void } | null = null;
 
   const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
   const findServed = (mountPoint: string) =>
@@ -151,13 +157,15 @@ export function createMounts(ports: MountsPorts): Mounts {
   }
 
   async function readTables(): Promise<MountEntry[][]> {
-    return (await ports.readMountTables()).map(parseMountInfo);
+    const tables: MountEntry[][] = [];
+    for await (const text of ports.readMountTables()) tables.push(parseMountInfo(text));
+    return tables;
   }
 
   /** Whether the kernel has the mount; null when its tables cannot be read. */
   async function look(mount: Mount): Promise<MountSight['inTables']> {
-    return readTables().then(
-      (tables) => isInTables(mount, tables),
+    return presence.look([mount]).then(
+      () => presence.of(mount) === 'there',
       () => null,
     );
   }
@@ -166,21 +174,25 @@ export function createMounts(ports: MountsPorts): Mounts {
    * Whether the kernel may come back to a tunnel whose own mount is gone: it talks to one server through one
    * connection, the first one, whatever port later mounts of that server were given (RFC 8881, 2.10.5).
    */
-  function mayCarryAnother(mount: Mount, tables: MountEntry[][]): boolean {
+  function mayCarryAnother(mount: Mount, tables: NfsIndex[]): boolean {
     if (!isTunnel(mount)) return false;
     const hungUpAtMs = mount.hungUpAtMs();
     if (hungUpAtMs !== null && ports.clock.nowMs() - hungUpAtMs >= reconnectMs) return false;
     return [...served.values()].some(
-      (other) => other !== mount && isSameServer(other.plan, mount.plan) && isInTables(other, tables),
+      (other) =>
+        other !== mount &&
+        isSameServer(other.plan, mount.plan) &&
+        tables.some((table) => isMountedIn(table, other)),
     );
   }
 
-  async function closeIfGone(candidates: Mount[]): Promise<void> {
-    if (candidates.length === 0) return;
-    const tables = await readTables();
+  /** Closes those that are in no mount table and that the kernel does not use; the `unseen` ones too if told so. */
+  async function closeIfGone(candidates: Mount[], unseen: 'go' | 'stay' = 'go'): Promise<void> {
+    const tables = await presence.look(candidates);
     for (const mount of candidates) {
+      if (presence.of(mount) === 'unseen' && unseen === 'stay') continue;
       const sight: MountSight = {
-        inTables: isInTables(mount, tables),
+        inTables: presence.of(mount) === 'there',
         connections: mount.openSessions(),
         mayCarryAnother: mayCarryAnother(mount, tables),
       };
@@ -193,12 +205,31 @@ export function createMounts(ports: MountsPorts): Mounts {
     }
   }
 
+  async function tryCloseIfGone(candidates: Mount[], unseen: 'go' | 'stay'): Promise<void> {
+    await closeIfGone(candidates, unseen).catch((error: unknown) => logFailure('sweep.failed', error));
+  }
+
+  const listMounted = () => [...served.values()].filter(({ phase }) => phase === 'mounted');
+
+  /** No connection of ours ends with a mount without a tunnel: while there are such mounts, the tables tell. */
+  function watchDirect(): void {
+    const direct = () => listMounted().filter((mount) => !isTunnel(mount));
+    if (directCheck !== null || direct().length === 0) return;
+    directCheck = ports.clock.schedule(directCheckMs, () => {
+      void tryCloseIfGone(direct(), 'stay').then(() => {
+        directCheck = null;
+        watchDirect();
+      });
+    });
+  }
+
   async function serveRecorded(state: MountState): Promise<void> {
     const plan = await planRecordedMount(ports, state);
     const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
     mount.phase = 'mounted';
     served.set(mount.id, mount);
     if (isTunnel(mount)) mount.establishInBackground();
+    else watchDirect();
   }
 
   /** Whether a device names the file system of a mount: by its id, its name, or another name of that. */
@@ -233,6 +264,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       return { mount, retry, readAhead: config.optimizeReadAhead };
     },
     async compare({ spec, mountPoint, environment }) {
+      await mounts.refresh();
       const there = findServed(mountPoint);
       if (there === undefined) return null;
       const { plan } = there;
@@ -259,6 +291,9 @@ export function createMounts(ports: MountsPorts): Mounts {
         mountPoint: mount.plan.mountPoint,
         port: mount.port,
       });
+      watchDirect();
+      // Only what was seen once can be seen to be gone.
+      void look(mount);
     },
     async undo(mount) {
       await step(mount, { kind: 'mount-failed', inTables: await look(mount) });
@@ -272,6 +307,7 @@ export function createMounts(ports: MountsPorts): Mounts {
     explain: (mount, status, stderr) => explainRefusal(mount, status, stderr),
     async whoami({ mountPoint, region, environment }) {
       if (mountPoint !== null) {
+        await mounts.refresh();
         const there = findServed(mountPoint);
         if (there !== undefined) return there.findIdentity();
         throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${mountPoint}`, {
@@ -291,37 +327,40 @@ export function createMounts(ports: MountsPorts): Mounts {
       });
     },
     async unmounted(mountPoint) {
-      const concerned = [...served.values()].filter(
-        (mount) => mount.plan.mountPoint === mountPoint && mount.phase === 'mounted',
-      );
+      const concerned = listMounted().filter(({ plan }) => plan.mountPoint === mountPoint);
       await closeIfGone(concerned);
       return concerned.length > 0;
     },
     async sweep() {
       for (const tunnel of mounts.list()) tunnel.look();
-      const silent = [...served.values()].filter(
-        (mount) => mount.phase === 'mounted' && mount.openSessions() === 0,
-      );
-      await closeIfGone(silent).catch((error: unknown) => logFailure('sweep.failed', error));
+      const silent = listMounted().filter((mount) => mount.openSessions() === 0);
+      await tryCloseIfGone(silent, 'go');
       await restorer.retry();
     },
-    restore: () => restorer.restore(),
+    refresh: () => tryCloseIfGone(listMounted(), 'stay'),
+    async restore() {
+      await restorer.restore();
+      await mounts.refresh();
+    },
     async inherit(inherited, listener) {
       const tunnel = await inheritTunnel(tunnelPorts, inherited, listener);
       served.set(tunnel.id, tunnel);
     },
     list: () => [...served.values()].filter(isTunnel),
-    status: () => [...served.values()].map((mount) => mount.status()),
+    status: () =>
+      [...served.values()].map((mount) => {
+        const status = mount.status();
+        return presence.of(mount) === 'gone' ? { ...status, state: 'detached' } : status;
+      }),
   };
   return mounts;
 }
 
+/** How often the mounts without a tunnel are looked for, in milliseconds. */
+const directCheckMs = 5_000;
+
 /** How long after it hung up the kernel may connect again, with much to spare. */
 const reconnectMs = 120_000;
-
-function isInTables(mount: Mount, tables: MountEntry[][]): boolean {
-  return tables.some((entries) => mount.isMounted(entries));
-}
 
 /** Variables that decide whose credentials are found. */
 const identityEnvironment = [

@@ -7,7 +7,6 @@ import type { CertificateReply, CertificateRequest, IdentityFacts } from '../cor
 import type { MountPhase } from '../core/mount-life.ts';
 import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
-import { findTunnelMounts, type MountEntry } from '../core/mountinfo.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import { decideCondition, noTraffic, noteTraffic, readTraffic } from '../core/traffic.ts';
 import type { Endpoint, SessionEnd, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
@@ -94,8 +93,6 @@ export interface Mount {
   establish(signal: AbortSignal, report: (phase: string) => void): Promise<void>;
   /** Sessions that are open, or waiting for a worker. */
   openSessions(): number;
-  /** Whether a mount table has a mount that this serves. */
-  isMounted(entries: readonly MountEntry[]): boolean;
   /** Whose credentials the mount uses, with the ARN if anybody can tell it; null without `iam`. */
   findIdentity(): Promise<IdentityFacts | null>;
   status(): MountStatus;
@@ -383,7 +380,6 @@ async function joinTunnel(
     listener: listener.server,
     phase: 'opening',
     openSessions: countSessions,
-    isMounted: (entries) => findTunnelMounts(entries, listener.port).length > 0,
     establish: (signal: AbortSignal, report: (phase: string) => void) => abortable(signal, establish(report)),
     establishInBackground: () => void establishInBackground(),
     look: () => rotation.look(),

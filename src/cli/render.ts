@@ -121,11 +121,16 @@ function formatDetails(mount: MountReport, nowMs: number): string[] {
   if (!mount.tls)
     return [[address, ...path].join(', ').concat(': no tunnel, not encrypted (tls was not given)'), ...also];
   const where = [...path, `port ${mount.port}`, ...also];
+  const detached =
+    mount.state === 'detached'
+      ? ['unmounted; the kernel still uses its tunnel (open file, or another mount)']
+      : [];
   if (mount.state === 'unwatched') return [[address, ...where].join(', ')];
   const accessPoint = mount.accessPointId === null ? [] : [`access point ${clean(mount.accessPointId)}`];
   return [
     [address, ...formatTls(mount, nowMs)].join(', '),
     [...accessPoint, ...where].join(', '),
+    ...detached,
     ...formatIdentity(mount, nowMs),
     [
       `${formatBytes(mount.bytesUp)} up, ${formatBytes(mount.bytesDown)} down`,

@@ -156,7 +156,8 @@ export interface MountStatus {
   accessPointId: string | null;
   path: string;
   mountPoint: string | null;
-  state: MountPhase | 'reconnecting' | 'stalled';
+  /** `detached`: unmounted, but the kernel still uses the tunnel: for an open file, or for another mount. */
+  state: MountPhase | 'reconnecting' | 'stalled' | 'detached';
   /** False for a mount without `tls`: the kernel talks to the mount target itself. */
   tls: boolean;
   iam: boolean;

@@ -54,6 +54,28 @@ export function findNfsMount(entries: readonly MountEntry[], mountPoint: string)
   return top !== undefined && isNfs(top) ? top : null;
 }
 
+/** What a mount table says about NFS mounts, for many questions. */
+export interface NfsIndex {
+  /** Local ports of the tunnels that mounts talk to. */
+  tunnelPorts: ReadonlySet<number>;
+  /** Directories with an NFS mount, whatever it talks to. */
+  mountPoints: ReadonlySet<string>;
+}
+
+export function indexNfsMounts(entries: readonly MountEntry[]): NfsIndex {
+  const mounts = entries.filter(isNfs);
+  const ports = mounts.map(tunnelPortOf).filter((port) => port !== null);
+  return { tunnelPorts: new Set(ports), mountPoints: new Set(mounts.map(({ mountPoint }) => mountPoint)) };
+}
+
+/** Whether a table has a mount through the tunnel on `port`, or, without a tunnel, one on that directory. */
+export function isInIndex(
+  { tunnelPorts, mountPoints }: NfsIndex,
+  { port, mountPoint }: { port: number | null; mountPoint: string | null },
+): boolean {
+  return port === null ? mountPoint !== null && mountPoints.has(mountPoint) : tunnelPorts.has(port);
+}
+
 function isNfs({ fsType }: MountEntry): boolean {
   return fsType === 'nfs4' || fsType === 'nfs';
 }

@@ -112,6 +112,14 @@ test('a tunnel without a mount shows its port, and an anonymous one that it is',
   expect(text).toContain('  anonymous (without the option iam)\n');
 });
 
+test('a mount that is gone while its tunnel is in use is shown as detached, with the reason in 80 columns', () => {
+  const text = renderStatus(reportOf('/mnt/efs', { state: 'detached' }), view);
+
+  expect(text).toMatch(/\/mnt\/efs +detached/);
+  expect(text).toContain('\n  unmounted; the kernel still uses its tunnel');
+  for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(80);
+});
+
 test('whatever a mount point is called, the terminal gets no control character', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary' }), (mountPoint) => {

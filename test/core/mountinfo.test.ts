@@ -4,6 +4,8 @@ import {
   findNfsMount,
   findNfsMounts,
   findTunnelMounts,
+  indexNfsMounts,
+  isInIndex,
   type MountEntry,
   parseMountInfo,
 } from '../../src/core/mountinfo.ts';
@@ -125,4 +127,30 @@ test('the NFS mount on top of a directory is found, and nothing that is below so
   expect(findNfsMount(parseMountInfo(nfs + automount), '/mnt')).toBeNull();
   expect(findNfsMount(parseMountInfo(nfs), '/other')).toBeNull();
   expect(findNfsMounts(parseMountInfo(nfs + automount + line('nfs', 'nas:/x')), '/mnt')).toHaveLength(2);
+});
+
+test('what is asked of the index is what a search of the table finds', () => {
+  const place = fc.constantFrom('/mnt/efs', '/mnt/other');
+  const port = fc.integer({ min: 20_049, max: 20_052 });
+  const nfs = fc.record({
+    port,
+    mountPoint: place,
+    server: fc.constantFrom('127.0.0.1', '10.1.1.6'),
+    fsType: fc.constantFrom('nfs4', 'nfs', 'tmpfs'),
+  });
+  fc.assert(
+    fc.property(fc.array(nfs, { maxLength: 4 }), place, port, (mounts, mountPoint, asked) => {
+      const lines = mounts.map(
+        (mount) =>
+          `64 29 0:53 / ${mount.mountPoint} rw - ${mount.fsType} ${mount.server}:/ rw,port=${mount.port},addr=${mount.server}`,
+      );
+      const table = parseMountInfo(lines.join('\n'));
+
+      const index = indexNfsMounts(table);
+
+      expect(isInIndex(index, { port: asked, mountPoint })).toBe(findTunnelMounts(table, asked).length > 0);
+      expect(isInIndex(index, { port: null, mountPoint })).toBe(findNfsMounts(table, mountPoint).length > 0);
+      expect(isInIndex(index, { port: null, mountPoint: null })).toBe(false);
+    }),
+  );
 });

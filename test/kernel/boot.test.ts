@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect } from 'vitest';
 import { testInVm } from '../support/vm.ts';
 import { accessPoints, fileSystem, openSetting, type Setting } from './setting.ts';
 
@@ -31,6 +31,7 @@ beforeAll(async () => {
   );
   await setting.must('cat >> /etc/fstab', `${Object.values(lines).join('\n')}\n`);
 });
+afterEach((context) => setting?.explain(context));
 afterAll(() => setting?.close());
 
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;

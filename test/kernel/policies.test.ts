@@ -14,6 +14,8 @@ afterEach(async () => {
   await setting?.vm.run('umount -f -l /mount/efs; umount -f -l /mount/other; rm -rf /root/left');
   await setting?.setPolicy(policyFor(roleArn));
 });
+// Registered last, it runs first.
+afterEach((context) => setting?.explain(context));
 afterAll(() => setting?.close());
 
 const mount = (options: string, mountPoint = '/mount/efs') =>

@@ -9,6 +9,8 @@ beforeAll(async () => {
   await setting.must('cat > /root/writer && chmod +x /root/writer', writer);
 });
 afterEach(() => setting?.vm.run('systemctl stop writer; umount -f -l /mount/efs'));
+// Registered last, it runs first.
+afterEach((context) => setting?.explain(context));
 afterAll(() => setting?.close());
 
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
@@ -134,7 +136,13 @@ testInVm(
     );
     expect(await shell("ss -Hlnt 'src 127.0.0.1'")).toBe('');
     expect(await shell('echo direct > /mount/efs/direct; cat /mount/efs/direct')).toBe('direct\n');
-    expect(await shell('umount /mount/efs')).toBe('');
+    // No connection of ours tells that it is gone: whoever asks is told the truth at once, and else the record goes soon.
+    expect(await shell('umount /mount/efs; efs-agent status --json | grep -c mountId')).toBe('0\n');
     await setting.expectNothingLeft();
+    expect(await mount('noresvport')).toBe('');
+    expect(await shell('umount /mount/efs')).toBe('');
+    await expect
+      .poll(() => shell('ls -A /run/efs-agent/mounts'), { timeout: 25_000, interval: 500 })
+      .toBe('');
   },
 );

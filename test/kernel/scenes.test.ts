@@ -15,6 +15,8 @@ beforeAll(async () => {
   setting = await openSetting();
 });
 afterEach(() => setting?.vm.run('umount -f -l /mount/efs'));
+// Registered last, it runs first.
+afterEach((context) => setting?.explain(context));
 afterAll(() => setting?.close());
 
 const mount = (options: string) =>

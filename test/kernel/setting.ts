@@ -1,4 +1,4 @@
-import { expect } from 'vitest';
+import { expect, type TestContext } from 'vitest';
 import { openVm, type Vm } from '../support/vm.ts';
 
 export const fileSystem = 'fs-096bc04e855823d2e';
@@ -52,6 +52,8 @@ export interface Setting {
   must(command: string, input?: string): Promise<string>;
   /** Errors: a failed assertion, unless within seconds every listener, connection, record and helper is gone. */
   expectNothingLeft(): Promise<void>;
+  /** After a failed test: prints what the agent, the mount target and the kernel said last. */
+  explain(context: TestContext): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -178,6 +180,13 @@ export async function openSetting(prepareInstall = installClone): Promise<Settin
       await expect
         .poll(look, { timeout: 15_000, interval: 500 })
         .toEqual({ tunnels: '0', listeners: '', connections: '', records: '', helpers: '' });
+    },
+    async explain({ task }) {
+      if (task.result?.state !== 'fail') return;
+      const said = await vm.run(
+        'journalctl -b --no-pager -o short-precise -n 250; grep -w nfs4 /proc/mounts; ss -Hant',
+      );
+      console.log(`${task.name}\n${said.stdout}`);
     },
     close: () => vm.close(),
   };

@@ -14,6 +14,8 @@ afterEach(() =>
     'systemctl stop holder; umount -f -l /mount/bind; umount -f -l /mount/second; umount -f -l /mount/efs; umount -f -l /mount/efs',
   ),
 );
+// Registered last, it runs first.
+afterEach((context) => setting?.explain(context));
 afterAll(() => setting?.close());
 
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
@@ -75,6 +77,7 @@ testInVm(
     expect(await shell('grep -c " nfs4 " /proc/mounts')).toBe('0\n');
     await setting.must('sleep 5');
     expect(await shell("ss -Hlnt 'src 127.0.0.1' | wc -l")).toBe('1\n');
+    expect(await shell('efs-agent status')).toContain('detached');
     await release();
     await expect
       .poll(() => shell(`cat ${setting.directory}/held`), { timeout: 20_000, interval: 500 })
@@ -152,6 +155,8 @@ testInVm(
 
     await setting.must('umount /mount/efs');
 
+    const shown = await shell('efs-agent status --json | grep -E "mountPoint|state":"');
+    expect(shown).toMatch(/efs",\s+"state": "detached",\s+"mountPoint": ".*second",\s+"state": "mounted"/);
     expect(await read()).toBe('there\n');
     await setting.must(breakConnection);
     expect(await read()).toBe('there\n');
