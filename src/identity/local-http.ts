@@ -14,20 +14,22 @@ export interface LocalRequest {
   budget?: AbortSignal;
 }
 
-const attemptMs = 1_000;
+/** A healthy endpoint answers in milliseconds; the second attempt is for a machine that is slow itself, at boot for example. */
+const firstAttemptMs = 1_000;
+const secondAttemptMs = 3_000;
 const retryPauseMs = 100;
 const answerBytes = 65_536;
 
 /**
  * Asks a metadata or credential endpoint, once more if it was silent, reset the connection or said it is busy.
  *
- * Follows no redirect and uses no proxy. Units: at most one second an attempt. Errors: none, the answer says why.
+ * Follows no redirect and uses no proxy. Units: at most one second, then three. Errors: none, the answer says why.
  */
 export async function askLocal(url: URL, request: LocalRequest = {}): Promise<LocalAnswer> {
-  const first = await attempt(url, request);
+  const first = await attempt(url, request, firstAttemptMs);
   if (!first.mayPass) return first.answer;
   await setTimeout(retryPauseMs);
-  return request.budget?.aborted ? first.answer : (await attempt(url, request)).answer;
+  return request.budget?.aborted ? first.answer : (await attempt(url, request, secondAttemptMs)).answer;
 }
 
 /** An address as it may be shown: without user information and query, which may be secret. */
@@ -38,6 +40,7 @@ export function showUrl(url: URL): string {
 async function attempt(
   url: URL,
   { method = 'GET', headers = {}, budget }: LocalRequest,
+  attemptMs: number,
 ): Promise<{ answer: LocalAnswer; mayPass: boolean }> {
   const timeout = AbortSignal.timeout(attemptMs);
   const signal = budget ? AbortSignal.any([timeout, budget]) : timeout;

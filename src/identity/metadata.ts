@@ -16,13 +16,13 @@ export function locateMetadata(environment: Readonly<Record<string, string>>): s
   );
 }
 
-const budgetMs = 3_000;
+const budgetMs = 5_000;
 const rolePath = '/latest/meta-data/iam/security-credentials/';
 
 /**
  * The temporary keys of the role that is attached to this instance, by IMDSv2.
  *
- * Units: ends within three seconds. Errors: `credentials.missing` without a role, `credentials.metadata-silent` without
+ * Units: ends within five seconds. Errors: `credentials.missing` without a role, `credentials.metadata-silent` without
  * an answer, `credentials.rejected` and `credentials.failed` as the service answers; messages are phrases for a list.
  * Source: specification 4.3 number 7 and 4.4; the fall-back to IMDSv1 is left out on purpose.
  */
@@ -42,7 +42,7 @@ export async function readRoleKeys(endpoint: string): Promise<{ role: string; ke
 /**
  * The identity that the service sees when this instance's role connects: `arn:aws:sts::<account>:assumed-role/<role>/<instance id>`.
  *
- * Units: ends within three seconds. Errors: `metadata.unavailable`.
+ * Units: ends within five seconds. Errors: `metadata.unavailable`.
  */
 export async function readRoleArn(endpoint: string, role: string): Promise<string> {
   return reportUnavailable("the instance role's identity", async () => {
@@ -61,7 +61,7 @@ export async function readRoleArn(endpoint: string, role: string): Promise<strin
 /**
  * Where this instance runs, from its identity document, by IMDSv2.
  *
- * Units: ends within three seconds. Errors: `metadata.unavailable`. Source: specification 4.4.
+ * Units: ends within five seconds. Errors: `metadata.unavailable`. Source: specification 4.4.
  */
 export async function readInstance(endpoint: string): Promise<InstanceFacts> {
   return reportUnavailable('where this instance runs', async () => {
@@ -85,7 +85,7 @@ export async function readInstance(endpoint: string): Promise<InstanceFacts> {
 /**
  * The id of the zone this instance runs in, for example `use1-az1`.
  *
- * Units: ends within three seconds. Errors: `metadata.unavailable`. Source: specification 3.5.
+ * Units: ends within five seconds. Errors: `metadata.unavailable`. Source: specification 3.5.
  */
 export async function readZoneId(endpoint: string): Promise<string> {
   return reportUnavailable('the id of the availability zone', async () => {
