@@ -15,6 +15,14 @@ import type {
   UpstreamFacts,
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
+import { createTurns } from './turns.ts';
+
+/**
+ * How many mount targets a worker greets at once: a TLS handshake is all computing, and while a worker computes for
+ * thirty it does not answer for its pulse. One that takes longer than a second is mostly waiting.
+ */
+const greetedAtOnce = 8;
+const greetingMs = 1_000;
 
 export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
 
@@ -53,13 +61,22 @@ export interface WorkerPorts {
   startMessage(): Extract<AgentToWorker, { kind: 'start' }>;
 }
 
+/** A handshake that somebody waits for; it is sent to a worker when its turn has come. */
+interface Probe {
+  tunnelId: string;
+  endpoints: Endpoint[];
+  resolve(facts: UpstreamFacts): void;
+  reject(error: AgentError): void;
+  sent: boolean;
+  /** Gives its turn to the next one, or its place in the queue up. */
+  leave(): void;
+}
+
 export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Workers {
   const { clock, log } = ports;
   const tunnels = new Map<string, Extract<AgentToWorker, { kind: 'tunnel.open' }>>();
-  const probes = new Map<
-    number,
-    { resolve(facts: UpstreamFacts): void; reject(error: AgentError): void; send(): void; sent: boolean }
-  >();
+  const probes = new Map<number, Probe>();
+  const turns = createTurns(clock, greetedAtOnce, greetingMs);
   const closing = new Map<string, () => void>();
   /** Sockets on their way to the worker, by session. */
   const handing = new Map<number, { tunnelId: string; socket: Socket }>();
@@ -130,11 +147,9 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
 
   function forget(): void {
     const lost = new AgentError('tunnel.worker-lost', 'the tunnel worker ended during the mount');
-    for (const [requestId, probe] of probes) {
-      if (!probe.sent) continue;
-      probes.delete(requestId);
-      probe.reject(lost);
-    }
+    // Those that wait for their turn wait for the next worker, before they are given the turn of one that is lost.
+    for (const probe of probes.values()) if (!probe.sent) probe.leave();
+    for (const [requestId, probe] of probes) if (probe.sent) endProbe(requestId)?.reject(lost);
     for (const resolve of closing.values()) resolve();
     closing.clear();
     listener.onLost();
@@ -143,21 +158,34 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     for (const { tunnelId, socket } of returned) listener.onReturned(tunnelId, socket);
   }
 
+  function queueProbe(requestId: number, probe: Probe): void {
+    const { tunnelId, endpoints } = probe;
+    probe.leave = turns.take(() => {
+      probe.sent = true;
+      child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });
+    });
+  }
+
+  function endProbe(requestId: number): Probe | undefined {
+    const probe = probes.get(requestId);
+    probes.delete(requestId);
+    probe?.leave();
+    return probe;
+  }
+
   function receive(message: WorkerToAgent): void {
     switch (message.kind) {
       case 'ready':
         step({ kind: 'ready' });
         for (const tunnel of tunnels.values()) child?.send(tunnel);
-        for (const probe of probes.values()) probe.send();
+        for (const [requestId, probe] of probes) queueProbe(requestId, probe);
         listener.onReady();
         break;
       case 'probe.done':
-        probes.get(message.requestId)?.resolve(message.upstream);
-        probes.delete(message.requestId);
+        endProbe(message.requestId)?.resolve(message.upstream);
         break;
       case 'probe.failed':
-        probes.get(message.requestId)?.reject(fromErrorMessage(message.error));
-        probes.delete(message.requestId);
+        endProbe(message.requestId)?.reject(fromErrorMessage(message.error));
         break;
       case 'session.taken': {
         const { tunnelId, sessionId } = message;
@@ -199,6 +227,10 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
       else tick();
     },
     closeTunnel(tunnelId) {
+      for (const [requestId, probe] of probes) {
+        if (probe.tunnelId !== tunnelId || probe.sent) continue;
+        endProbe(requestId)?.reject(new AgentError('interrupted', 'the tunnel is not wanted any more'));
+      }
       if (!tunnels.delete(tunnelId) || !isUp()) return Promise.resolve();
       return new Promise((resolve) => {
         closing.set(tunnelId, resolve);
@@ -208,17 +240,9 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     probe(tunnelId, endpoints) {
       const requestId = nextRequestId++;
       return new Promise((resolve, reject) => {
-        const probe = {
-          resolve,
-          reject,
-          sent: false,
-          send() {
-            probe.sent = true;
-            child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });
-          },
-        };
+        const probe = { tunnelId, endpoints, resolve, reject, sent: false, leave: () => {} };
         probes.set(requestId, probe);
-        if (isUp()) probe.send();
+        if (isUp()) queueProbe(requestId, probe);
       });
     },
     handOver(tunnelId, sessionId, socket, endpoints) {

@@ -1,0 +1,91 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { createTurns } from '../../src/agent/turns.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+
+function openTurns(atOnce: number) {
+  const clock = new FakeClock(0);
+  const turns = createTurns(clock, atOnce, 1_000);
+  const begun: number[] = [];
+  const take = (job: number) => turns.take(() => begun.push(job));
+  return { clock, begun, take };
+}
+
+test('so many jobs begin at once and no more; each that ends lets the next one begin, in their order', () => {
+  const { begun, take } = openTurns(2);
+
+  const leave = [1, 2, 3, 4].map(take);
+  expect(begun).toEqual([1, 2]);
+  leave[1]!();
+  expect(begun).toEqual([1, 2, 3]);
+  leave[1]!();
+  expect(begun).toEqual([1, 2, 3]);
+  leave[0]!();
+  expect(begun).toEqual([1, 2, 3, 4]);
+});
+
+test('jobs that hang give their places up after a second, and make no room twice when they end after all', async () => {
+  const { clock, begun, take } = openTurns(2);
+  const leave = [1, 2, 3, 4, 5, 6].map(take);
+
+  await clock.pass(999);
+  expect(begun).toEqual([1, 2]);
+  await clock.pass(1);
+  expect(begun).toEqual([1, 2, 3, 4]);
+  leave[0]!();
+  leave[1]!();
+  expect(begun).toEqual([1, 2, 3, 4]);
+  await clock.pass(1_000);
+  expect(begun).toEqual([1, 2, 3, 4, 5, 6]);
+});
+
+test('a job that is not wanted any more before its turn never begins', () => {
+  const { begun, take } = openTurns(1);
+  const [first, second] = [1, 2, 3].map(take);
+
+  second!();
+  first!();
+
+  expect(begun).toEqual([1, 3]);
+});
+
+test('whatever ends when, every wanted job begins, and never more than allowed are in their first second', async () => {
+  const action = fc.oneof(
+    fc.record({ kind: fc.constant('take' as const) }),
+    fc.record({ kind: fc.constant('end' as const), at: fc.nat(20) }),
+    fc.record({ kind: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 1_500 }) }),
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 4 }),
+      fc.array(action, { maxLength: 60 }),
+      async (atOnce, actions) => {
+        const clock = new FakeClock(0);
+        const turns = createTurns(clock, atOnce, 1_000);
+        const jobs: { begunAtMs: number | null; ended: boolean; leave(): void }[] = [];
+
+        for (const step of actions) {
+          if (step.kind === 'take') {
+            const job = { begunAtMs: null as number | null, ended: false, leave: () => {} };
+            jobs.push(job);
+            job.leave = turns.take(() => {
+              job.begunAtMs = clock.monoMs();
+            });
+          } else if (step.kind === 'wait') await clock.pass(step.ms);
+          else {
+            const job = jobs[step.at];
+            if (job !== undefined) job.ended = true;
+            job?.leave();
+          }
+          const young = jobs.filter(
+            ({ begunAtMs, ended }) => begunAtMs !== null && !ended && clock.monoMs() - begunAtMs < 1_000,
+          );
+          expect(young.length).toBeLessThanOrEqual(atOnce);
+        }
+        await clock.pass(1_000 * jobs.length);
+
+        for (const { begunAtMs, ended } of jobs) expect(begunAtMs !== null || ended).toBe(true);
+      },
+    ),
+  );
+});

@@ -1,0 +1,137 @@
+import { beforeEach, expect, test } from 'vitest';
+import { createWorkers, type WorkerChild, type Workers } from '../../src/agent/workers.ts';
+import type { AgentToWorker, UpstreamFacts, WorkerToAgent } from '../../src/core/worker-protocol.ts';
+import { FakeClock } from '../support/fake-clock.ts';
+
+/** A worker's end of its channel. */
+interface Peer {
+  sent: AgentToWorker[];
+  probes(): string[];
+  say(message: WorkerToAgent): void;
+  end(): void;
+  child: WorkerChild;
+}
+
+function openPeer(pid: number): Peer {
+  const sent: AgentToWorker[] = [];
+  let say: (message: WorkerToAgent) => void = () => {};
+  let end: (how: string) => void = () => {};
+  return {
+    sent,
+    probes: () => sent.flatMap((message) => (message.kind === 'tunnel.probe' ? [message.tunnelId] : [])),
+    say: (message) => say(message),
+    end: () => end('killed by SIGKILL'),
+    child: {
+      pid,
+      send: (message) => sent.push(message),
+      onMessage: (listener) => {
+        say = listener;
+      },
+      onExit: (listener) => {
+        end = listener;
+      },
+      kill: () => {},
+    },
+  };
+}
+
+const tls = { trustedRootsPem: [], serverName: 'name.invalid', client: null };
+const upstream = { address: '10.1.1.6', port: 2049 } as UpstreamFacts;
+const names = (first: number, last: number) =>
+  Array.from({ length: last - first + 1 }, (_, at) => `tunnel-${first + at}`);
+
+let clock: FakeClock;
+let peers: Peer[];
+let workers: Workers;
+/** How each probe ended: `done`, or the code of its error. */
+let ends: Map<string, string>;
+
+beforeEach(() => {
+  clock = new FakeClock(0);
+  peers = [];
+  ends = new Map();
+  workers = createWorkers(
+    {
+      clock,
+      log: () => {},
+      random: () => 0.5,
+      startWorker() {
+        const peer = openPeer(peers.length + 1);
+        peers.push(peer);
+        return peer.child;
+      },
+      startMessage: () => ({
+        kind: 'start',
+        dropTo: null,
+        budgetBytes: 1,
+        stallTimeoutMs: 1,
+        maxConnections: 1,
+        callbackSocket: null,
+      }),
+    },
+    { onMessage() {}, onLost() {}, onReturned() {}, onReady() {} },
+  );
+});
+
+function probe(tunnelId: string): void {
+  workers.openTunnel(tunnelId, tls, 10_000);
+  workers.probe(tunnelId, [{ address: '10.1.1.6', port: 2049 }]).then(
+    () => ends.set(tunnelId, 'done'),
+    (error: { code: string }) => ends.set(tunnelId, error.code),
+  );
+}
+
+function answer(peer: Peer, tunnelId: string): void {
+  const asked = peer.sent.find((message) => message.kind === 'tunnel.probe' && message.tunnelId === tunnelId);
+  if (asked?.kind !== 'tunnel.probe') throw new Error(`${tunnelId} was not probed`);
+  peer.say({ kind: 'probe.done', tunnelId, requestId: asked.requestId, upstream });
+}
+
+test('of thirty mounts at once a worker greets eight mount targets at a time, and every mount is done', async () => {
+  names(1, 30).forEach(probe);
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+
+  expect(peer.probes()).toEqual(names(1, 8));
+  for (let number = 1; number <= 30; number += 1) {
+    answer(peer, `tunnel-${number}`);
+    expect(peer.probes()).toEqual(names(1, Math.min(30, number + 8)));
+  }
+
+  await expect.poll(() => [...ends]).toEqual(names(1, 30).map((name) => [name, 'done']));
+});
+
+test('mount targets that are silent hold another one up for a second or two, not for their whole timeout', async () => {
+  names(1, 9).forEach(probe);
+  probe('answers');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+
+  await clock.pass(1_000);
+  answer(peer, 'answers');
+
+  await expect.poll(() => [...ends]).toEqual([['answers', 'done']]);
+});
+
+test('when the worker dies, those that it greets fail, and those that wait are greeted by the next one', async () => {
+  names(1, 20).forEach(probe);
+  peers[0]!.say({ kind: 'ready', pid: 1 });
+
+  peers[0]!.end();
+  peers[1]!.say({ kind: 'ready', pid: 2 });
+
+  await expect.poll(() => [...ends]).toEqual(names(1, 8).map((name) => [name, 'tunnel.worker-lost']));
+  expect(peers[1]!.probes()).toEqual(names(9, 16));
+});
+
+test('a mount that is given up before its turn is not greeted for, and takes nobody’s turn', async () => {
+  names(1, 10).forEach(probe);
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+
+  void workers.closeTunnel('tunnel-9');
+  answer(peer, 'tunnel-1');
+
+  await expect.poll(() => ends.get('tunnel-9')).toBe('interrupted');
+  expect(peer.probes()).toEqual([...names(1, 8), 'tunnel-10']);
+});
