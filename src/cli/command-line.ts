@@ -34,6 +34,10 @@ const commands: Record<
     describe: 'look for what keeps a mount from working, and say where',
     load: async (caller) => untyped((await import('./doctor.ts')).createDoctorCommand(caller)),
   },
+  bundle: {
+    describe: 'write an archive for whoever is asked for help, without secrets',
+    load: async (caller) => untyped((await import('./bundle.ts')).createBundleCommand(caller)),
+  },
   policy: {
     describe: 'tell what a file-system policy allows to whom',
     load: async (caller) => untyped((await import('./policy.ts')).createPolicyCommand(caller)),

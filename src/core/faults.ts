@@ -272,6 +272,12 @@ export const faults = {
     cause: 'Files are open there, a program has its working directory there, or something is mounted below.',
     hint: 'Close the files that are open there (fuser -vm <directory>), or use umount -l.',
   }),
+  'bundle.failed': fault('local', 'never', 2, {
+    text: 'The support archive could not be written.',
+    cause:
+      'A file of that name is there already, the directory is full or not writable, or tar is not installed.',
+    hint: 'Name another file with -o.',
+  }),
   interrupted: fault('local', 'backoff', 8, {
     text: 'A signal ended the command.',
     cause: 'Ctrl-C, a timeout of the caller, or systemd that stops the mount unit.',
