@@ -14,6 +14,8 @@ const packages = [
   ['mandoc', 'lints our man pages'],
   ['rpm', 'builds our .rpm and installs it into a root of its own'],
   ['zstd', 'unpacks our .deb for a look'],
+  ['python3-prometheus-client', 'reads our metrics as OpenMetrics'],
+  ['tmux', 'a terminal for what draws on one'],
 ];
 
 /** Services that these packages start, and that nobody has asked for. */

@@ -1,5 +1,6 @@
 import type { Server } from 'node:net';
 import { parseConfig } from '../core/config.ts';
+import type { AgentStatus } from '../core/control-protocol.ts';
 import { AgentError, asAgentError, renderError } from '../core/errors.ts';
 import { exitCodeOf } from '../core/exit-codes.ts';
 import { version } from '../core/version.ts';
@@ -7,9 +8,18 @@ import { readAgentPid, writeAgentPid } from '../host/agent-pid.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { adoptControlSocket, openControlSocket, removeControlSocket } from '../host/control-socket.ts';
+import {
+  type MetricsServer,
+  metricsSocketPath,
+  type RenderPage,
+  serveMetrics,
+} from '../host/metrics-server.ts';
 import { isUnderSystemd, notifySystemd, takeSocketActivationFd } from '../host/notify.ts';
+import { readProcessUsage } from '../host/process-usage.ts';
 import { controlSocketPath, createRuntimeDir, runtimeDir } from '../host/runtime-dir.ts';
+import { readGroupId } from '../host/users.ts';
 import { openLog } from '../observe/log.ts';
+import { chooseFormat, contentTypes, type MetricsSource, renderMetrics } from '../observe/metrics.ts';
 import { type Control, serveControl } from './control.ts';
 import { type FromSuccessor, giveTo, receiveInheritance } from './takeover.ts';
 import { wireAgent } from './wire.ts';
@@ -51,6 +61,7 @@ async function main(): Promise<void> {
   else await begin();
   await writeAgentPid(directory);
   const sweeping = setInterval(() => void mounts.sweep(), sweepMs);
+  const metrics = await openMetrics();
   if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.status().length > 0, leave);
   log('info', 'agent.ready');
   await notifySystemd(given.successor ? [] : ['READY=1']);
@@ -64,13 +75,7 @@ async function main(): Promise<void> {
       log,
       mounts,
       report: agent.report,
-      status: () => ({
-        version,
-        pid: process.pid,
-        startedAtMs,
-        worker: workers.status(),
-        mounts: mounts.status(),
-      }),
+      status: readStatus,
       changeLogLevel(change) {
         if (change !== null) openedLog.setLevel(change.level, change.forMs);
         return openedLog.level();
@@ -78,6 +83,36 @@ async function main(): Promise<void> {
       takeOver: (program) => handOver(program),
       leave: () => void end(),
     });
+  }
+
+  function readStatus(): AgentStatus {
+    return {
+      version,
+      pid: process.pid,
+      startedAtMs,
+      worker: workers.status(),
+      mounts: mounts.status(),
+    };
+  }
+
+  async function openMetrics(): Promise<MetricsServer> {
+    const { metricsSocket, metricsGroup, metricsListen: tcp } = config;
+    const gid = metricsGroup === null ? null : await readGroupId(metricsGroup);
+    if (metricsGroup !== null && gid === null)
+      log('warn', 'config.warning', { warning: `metrics_group: there is no group ${metricsGroup}` });
+    const socket = metricsSocket ? { path: metricsSocketPath(directory), gid } : null;
+    const render: RenderPage = (accept) => {
+      const format = chooseFormat(accept);
+      const status = readStatus();
+      const usage = readUsage(status.worker.pid);
+      return {
+        contentType: contentTypes[format],
+        text: renderMetrics({ status, events: openedLog.counts(), usage }, format),
+      };
+    };
+    return serveMetrics({ socket, tcp }, systemClock, render, (place, { message }) =>
+      log('warn', 'metrics.failed', { place, error: message }),
+    );
   }
 
   async function begin(): Promise<void> {
@@ -179,6 +214,7 @@ async function main(): Promise<void> {
     clearInterval(sweeping);
     log('info', 'agent.stopped', { reason, mounts: mounts.list().length });
     if (!activated) await removeControlSocket(controlSocketPath(directory));
+    await metrics.close();
     agent.close();
     await end();
   }
@@ -195,6 +231,12 @@ async function joinRunningAgent(directory: string): Promise<boolean> {
   if (pid === null) return false;
   await notifySystemd([`MAINPID=${pid}`, 'READY=1']);
   return true;
+}
+
+function readUsage(workerPid: number | null): MetricsSource['usage'] {
+  const agent = readProcessUsage(process.pid);
+  const worker = workerPid === null ? null : readProcessUsage(workerPid);
+  return { ...(agent === null ? {} : { agent }), ...(worker === null ? {} : { worker }) };
 }
 
 function leaveWhenIdle(

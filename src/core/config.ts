@@ -2,6 +2,7 @@ import { isHostName, isRegionName, isZoneName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { findIniValue, type Ini, type IniValue, mergeInis, parseIni } from './ini.ts';
 import type { LocalUsers } from './local-peer.ts';
+import { isAddressLiteral } from './mount-spec.ts';
 import type { LogLevel } from './ports.ts';
 
 /** Where a value comes from. */
@@ -171,6 +172,19 @@ export const settings = {
     '5',
     upTo(64),
     'most TLS connections for one mount; 1 = always one',
+  ),
+  metricsSocket: ours(
+    'metrics_socket',
+    'true',
+    parseBoolean,
+    'serve metrics on metrics.sock in the runtime directory',
+  ),
+  metricsGroup: ours('metrics_group', null, parseUserName, 'group that may read that socket, besides root'),
+  metricsListen: ours(
+    'metrics_listen',
+    null,
+    parseListen,
+    'serve metrics on <port> of 127.0.0.1 too, or on <address>:<port>',
   ),
   idleExitMs: inSeconds(ours('idle_exit_sec', '60', upTo(86_400), 'how long an agent without mounts stays')),
 };
@@ -572,6 +586,16 @@ function parseLocalUsers(text: string, place: Place): LocalUsers {
   const names = text.split(',').map((name) => name.trim());
   for (const name of names) if (!/^\d{1,10}$/.test(name)) parseUserName(name, place);
   return { kind: 'listed', names };
+}
+
+/** `<port>` of 127.0.0.1, `<address>:<port>`, or `[<IPv6 address>]:<port>`. */
+function parseListen(text: string, place: Place): { host: string; port: number } {
+  const [, bracketed, plain, digits] = /^(?:\[(.*)\]:|([^:]*):)?([0-9]{1,5})$/.exec(text) ?? [];
+  const host = bracketed ?? plain ?? '127.0.0.1';
+  const port = Number(digits);
+  if (digits === undefined || port < 1 || port > 65_535 || !isAddressLiteral(host))
+    throw place.invalid(`must be a port, or an address and a port, not "${text}"`);
+  return { host, port };
 }
 
 function parseUserName(text: string, place: Place): string {

@@ -319,6 +319,11 @@ export const events = {
     'ae5d6bd188be4575bce6cb18a3f00a51',
     'The name of the log group wants the id of the file system, which is not known.',
   ),
+  'metrics.failed': event(
+    'warn',
+    'cf3953fb3a734dd3899671ad3563d9a6',
+    'The metrics cannot be served at one of their places; it is tried again.',
+  ),
 } as const;
 
 export type EventName = keyof typeof events;

@@ -42,6 +42,12 @@ export async function readAllowedUids(
   return uids;
 }
 
+/** The number of a group; null when /etc/group does not have it. Errors: none. */
+export async function readGroupId(name: string): Promise<number | null> {
+  const entry = (await readTable('/etc/group')).find((fields) => fields[0] === name);
+  return entry === undefined ? null : Number(entry[2]);
+}
+
 /** Our own home directory; `/` for a user that the machine does not know, as containers have them. Errors: none. */
 export function readHomeDirectory(): string {
   try {
@@ -51,7 +57,11 @@ export function readHomeDirectory(): string {
   }
 }
 
-async function readPasswd(): Promise<string[][]> {
-  const passwd = await readFile('/etc/passwd', 'utf8').catch(() => '');
-  return passwd.split('\n').map((line) => line.split(':'));
+function readPasswd(): Promise<string[][]> {
+  return readTable('/etc/passwd');
+}
+
+async function readTable(path: string): Promise<string[][]> {
+  const text = await readFile(path, 'utf8').catch(() => '');
+  return text.split('\n').map((line) => line.split(':'));
 }

@@ -1,5 +1,8 @@
-import { readFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { StatusReport } from '../../src/core/status-report.ts';
@@ -112,4 +115,27 @@ test('the log level of a running agent changes, and goes back by itself', async 
   expect((await stage.efsAgent('log-level', '--json')).stdout).toBe(
     '{"level":"info","configured":"info","untilMs":null}\n',
   );
+});
+
+test('metrics are served on the socket, and on TCP when that is configured, with the bytes of each mount', async () => {
+  const { port } = await stage.startTarget();
+  stage.configure([], [`mount_target_port = ${port}`, 'max_connections = 1', 'metrics_listen = 23169']);
+  const agent = await stage.startAgent();
+  await mount();
+
+  const scrape = async (where: object) => {
+    const [response] = await once(request({ ...where, path: '/metrics' }).end(), 'response');
+    let text = '';
+    for await (const chunk of response) text += chunk;
+    return text;
+  };
+  const socketPath = join(stage.runtimeDir, 'metrics.sock');
+
+  expect(await scrape({ socketPath })).toMatch(/^efs_mount_up\{mount="fs-0123456789abcdef0\.\S+\} 1$/m);
+  expect(await scrape({ port: 23_169, host: '127.0.0.1' })).toMatch(
+    /^efs_agent_process_resident_memory_bytes\{process="worker"\} [1-9]\d{6,}$/m,
+  );
+  agent.child.kill('SIGTERM');
+  await agent.ended;
+  expect(existsSync(socketPath)).toBe(false);
 });

@@ -255,11 +255,41 @@ test('each key of the reference has the value of the specification when no file 
   }
 });
 
+test.each([
+  ['9558', { host: '127.0.0.1', port: 9_558 }],
+  ['10.1.1.10:80', { host: '10.1.1.10', port: 80 }],
+  ['[::1]:9558', { host: '::1', port: 9_558 }],
+])('metrics_listen = %s is a place to listen', (text, expected) => {
+  expect(parseConfig([{ path, text: `[agent]\nmetrics_listen = ${text}\n` }]).metricsListen).toEqual(
+    expected,
+  );
+});
+
+test('metrics_listen refuses what is no place to listen', () => {
+  for (const text of [
+    '0',
+    '65536',
+    'localhost:9558',
+    ':9558',
+    '::1:9558',
+    '[::1]',
+    '10.1.1.10:',
+    '*:9558',
+    'x',
+  ])
+    expect(() => parseConfig([{ path, text: `[agent]\nmetrics_listen = ${text}\n` }]), text).toThrow(
+      'must be a port, or an address and a port',
+    );
+});
+
 test('every key of a file is listed with its place, also one without effect', () => {
+  const examples = new Map([
+    ['metadata_endpoint', 'http://[::1]:1338'],
+    ['az_id', 'use1-az1'],
+    ['metrics_listen', '[::1]:9558'],
+  ]);
   for (const { section, key, shipped: value } of [...Object.values(settings), ...settingsWithoutEffect]) {
-    const text =
-      value ??
-      (key === 'metadata_endpoint' ? 'http://[::1]:1338' : key === 'az_id' ? 'use1-az1' : 'us-east-1');
+    const text = value ?? examples.get(key) ?? 'us-east-1';
     const listed = listEffectiveSettings([{ path, text: `[${section}]\n${key} = ${text}\n` }]);
 
     expect(listed.find((one) => one.section === section && one.key === key)).toMatchObject({
