@@ -170,7 +170,7 @@ $dirs"
 # put MODE SOURCE TARGET: whole or not at all, since a helper may be started at any moment.
 put() {
   make_dir "${3%/*}"
-  sed "s|@NODE@|$node|g; 1s|^#!/usr/bin/env node\$|#!$node|" "$2" >"$destdir$3.new"
+  sed "s|@NODE@|$node|g; 2s|; exec node |; exec $node |" "$2" >"$destdir$3.new"
   chmod "$1" "$destdir$3.new"
   mv -f "$destdir$3.new" "$destdir$3"
   remember file - "$3"

@@ -19,6 +19,39 @@ const shared = {
   define: { __EFS_AGENT_VERSION__: JSON.stringify(version) },
   logLevel: 'warning',
 };
+// At SIGUSR1 Node opens a debugger on a TCP port, for every user of the machine: a listener of ours takes its place.
+const deaf = `"use strict";process.listenerCount('SIGUSR1') || process.on('SIGUSR1', () => {});`;
+// The second line of what a shell is asked to run: for it a command, for Node a text and a remark. Variables with which a caller
+// could give Node other code, libraries or trust than its own are left out, and no core file can hold a secret.
+const unwanted = [
+  ...[
+    'NODE_OPTIONS',
+    'NODE_PATH',
+    'NODE_EXTRA_CA_CERTS',
+    'NODE_TLS_REJECT_UNAUTHORIZED',
+    'NODE_V8_COVERAGE',
+    'NODE_COMPILE_CACHE',
+  ],
+  ...[
+    'NODE_REPL_EXTERNAL_MODULE',
+    'NODE_REDIRECT_WARNINGS',
+    'NODE_ICU_DATA',
+    'NODE_DEBUG',
+    'NODE_DEBUG_NATIVE',
+    'NODE_USE_ENV_PROXY',
+  ],
+  ...[
+    'OPENSSL_CONF',
+    'OPENSSL_MODULES',
+    'OPENSSL_ENGINES',
+    'SSL_CERT_FILE',
+    'SSL_CERT_DIR',
+    'SSLKEYLOGFILE',
+    'SSL_KEYLOGFILE',
+    'UV_THREADPOOL_SIZE',
+  ],
+];
+const launch = `':' //; unset ${unwanted.join(' ')}; ulimit -c 0; exec node "$0" "$@"\n`;
 // CommonJS starts a few milliseconds sooner and is what winston and node-forge are written in.
 const processes = {
   'mount-efs': 'src/mount-efs.ts',
@@ -75,6 +108,7 @@ try {
         outfile: `${fresh}/${name}.cjs`,
         format: 'cjs',
         plugins: [awsSdkApart],
+        banner: { js: name === 'mount-efs' ? `${launch}${deaf}` : deaf },
       }),
     ),
     ...Object.entries(awsSdk).map(([name, contents]) =>
@@ -97,7 +131,7 @@ try {
       splitting: true,
       chunkNames: 'chunks/[name]-[hash]',
       banner: {
-        js: "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);",
+        js: `${launch}import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);${deaf}`,
       },
     }),
   ]);

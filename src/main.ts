@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/bin/sh
 import { createCaller } from './helper/caller.ts';
 
 const caller = createCaller('efs-agent');

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+#!/bin/sh
 import { basename } from 'node:path';
 import { createCaller } from './helper/caller.ts';
 import { runMountHelper, runUmountHelper } from './helper/program.ts';

@@ -5,6 +5,7 @@ import { AgentError, asAgentError, renderError } from '../core/errors.ts';
 import { exitCodeOf } from '../core/exit-codes.ts';
 import { version } from '../core/version.ts';
 import { readAgentPid, writeAgentPid } from '../host/agent-pid.ts';
+import { blameChildren } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { adoptControlSocket, openControlSocket, removeControlSocket } from '../host/control-socket.ts';
@@ -50,6 +51,15 @@ async function main(): Promise<void> {
   const activationFd = takeSocketActivationFd(process.env);
   if (!given.successor && isUnderSystemd() && (await joinRunningAgent(directory))) return;
 
+  // Whatever else threw may have left a mount half done: the next agent takes all of them up from their records.
+  process.on('uncaughtException', (thrown) => {
+    const { message, stack } = thrown;
+    if (blameChildren(thrown)) log('warn', 'worker.misspoke', { error: message });
+    else {
+      log('error', 'agent.failed', { error: message, stack: stack ?? null });
+      process.exit(1);
+    }
+  });
   const agent = await wireAgent(directory, log, process.env);
   const { mounts, workers } = agent;
   let startedAtMs = systemClock.nowMs();

@@ -1,6 +1,7 @@
 import type { Server, Socket } from 'node:net';
 import { createLineSplitter } from '../core/control-protocol.ts';
 import type { Log } from '../core/ports.ts';
+import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToOrphan, WorkerToAgent } from '../core/worker-protocol.ts';
 
 /**
@@ -25,6 +26,9 @@ export interface OrphanPorts {
 
 /** Sessions that are never quiet end after this long all the same, in milliseconds. */
 const retireDeadlineMs = 30_000;
+
+/** Each restart of the agent leaves at most one more behind, and they retire within the deadline. */
+const maxOrphans = 256;
 
 interface Orphan {
   pid: number;
@@ -66,6 +70,7 @@ export function createOrphans(ports: OrphanPorts): Orphans {
     orphan.send({ kind: 'retire', deadlineMs: retireDeadlineMs });
   }
 
+  ports.server.maxConnections = maxOrphans;
   ports.server.on('connection', (socket: Socket) => {
     const splitLines = createLineSplitter();
     const orphan: Orphan = {
@@ -76,7 +81,10 @@ export function createOrphans(ports: OrphanPorts): Orphans {
     orphans.add(orphan);
     socket.on('data', (chunk: Buffer) => {
       try {
-        for (const line of splitLines(chunk)) receive(orphan, JSON.parse(line) as WorkerToAgent);
+        for (const line of splitLines(chunk)) {
+          const message = parseWorkerMessage(JSON.parse(line));
+          if (message !== null) receive(orphan, message);
+        }
       } catch (error) {
         log('warn', 'worker.misspoke', { pid: orphan.pid, error: (error as Error).message });
         socket.destroy();

@@ -7,6 +7,7 @@ import { asAgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
 import type { Log } from '../core/ports.ts';
 import { version } from '../core/version.ts';
+import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
 import { startChild } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
@@ -79,6 +80,7 @@ export async function wireAgent(
       startWorker: () =>
         startChild<AgentToWorker, WorkerToAgent>(join(bundles, 'worker.cjs'), {
           environment: childEnvironment,
+          distrust: { parse: parseWorkerMessage, messagesPerSecond: 2_000, memoryBytes: 64 * 2 ** 20 },
         }),
       startMessage: () => ({
         kind: 'start',

@@ -21,6 +21,11 @@ export const events = {
     'The agent was asked to end and waits until its mounts are gone.',
   ),
   'agent.stopped': event('info', 'e75136c07d274e8db05f8ca2d536abcb', 'The agent ends.', true),
+  'agent.failed': event(
+    'error',
+    'a736b74f4e0540c680fb8f3fef290580',
+    'The agent ends because of a defect; the next one takes its mounts up.',
+  ),
   'config.warning': event(
     'warn',
     '52b684de75ff431aa6a1d8a92bc5f6dc',

@@ -18,6 +18,9 @@ const notInstalled = 5;
 const connectPauseMs = 20;
 const systemctlTimeoutMs = 30_000;
 
+/** A core file of the agent would hold keys and credentials; Node cannot set a limit itself. */
+const withoutCoreFiles = ['/bin/sh', '-c', 'ulimit -c 0; exec "$@"', 'sh'];
+
 /** Variables an agent that we start keeps; above all no `AWS_*`: one caller's identity is not another's. */
 const agentEnvironment = ['PATH', 'LANG', 'LC_ALL', 'TZ', 'EFS_AGENT_CONFIG'];
 
@@ -109,7 +112,13 @@ function spawnAgent(directory: string, caller: Caller): Started {
     ...Object.fromEntries(agentEnvironment.map((name) => [name, caller.environment[name]])),
     EFS_AGENT_RUNTIME_DIR: directory,
   };
-  const [program = '', ...args] = [...findScope(caller), process.execPath, bundle, '--on-demand'];
+  const [program = '', ...args] = [
+    ...findScope(caller),
+    ...withoutCoreFiles,
+    process.execPath,
+    bundle,
+    '--on-demand',
+  ];
   const child = spawn(program, args, {
     detached: true,
     cwd: '/',

@@ -2,6 +2,20 @@ import { type ChildProcess, fork, type SendHandle, type Serializable } from 'nod
 import { type Server, Socket } from 'node:net';
 import type { Child } from '../core/ports.ts';
 
+/** What is taken from a child that speaks with the network; with anything else it is ended. */
+export interface Distrust<Received> {
+  /** Errors: any, for what is no message; null for one that is passed over. */
+  parse(value: unknown): Received | null;
+  /** Messages in a second, and ten times that at once. */
+  messagesPerSecond: number;
+  /** Bytes outside of the heap, that is, of messages that are not whole yet. */
+  memoryBytes: number;
+}
+
+/** How often the memory is looked at, in milliseconds: a child can send some hundred megabytes in a second. */
+const memoryCheckMs = 250;
+const burstSeconds = 10;
+
 /**
  * Starts one of our programs as a child process with an IPC channel.
  *
@@ -12,7 +26,13 @@ import type { Child } from '../core/ports.ts';
  */
 export function startChild<Sent, Received>(
   program: string,
-  options: { environment: NodeJS.ProcessEnv; argv?: string[]; nodeOptions?: string[]; detached?: boolean },
+  options: {
+    environment: NodeJS.ProcessEnv;
+    argv?: string[];
+    nodeOptions?: string[];
+    detached?: boolean;
+    distrust?: Distrust<Received>;
+  },
 ): Child<Sent, Received> {
   const child: ChildProcess = fork(program, options.argv ?? [], {
     execArgv: options.nodeOptions ?? [],
@@ -22,6 +42,7 @@ export function startChild<Sent, Received>(
     serialization: 'advanced',
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
   });
+  const guard = options.distrust === undefined ? null : watch(child, options.distrust);
   return {
     pid: child.pid ?? -1,
     send(message, socket) {
@@ -30,7 +51,10 @@ export function startChild<Sent, Received>(
         child.send(message as Serializable, handleOf(socket), { keepOpen: true }, () => {});
     },
     onMessage(listener) {
-      child.on('message', (message) => listener(message as Received));
+      child.on('message', (message, handle) => {
+        if (guard === null) listener(message as Received);
+        else guard.receive(message, handle, listener);
+      });
     },
     onExit(listener) {
       let told = false;
@@ -41,11 +65,71 @@ export function startChild<Sent, Received>(
       };
       child.once('error', (error) => tell(error.message));
       child.once('exit', (code, signal) =>
-        tell(signal === null ? `exit status ${code}` : `signal ${signal}`),
+        tell(guard?.fault() ?? (signal === null ? `exit status ${code}` : `signal ${signal}`)),
       );
     },
     kill(signal) {
       child.kill(signal);
+    },
+  };
+}
+
+/** Children that are watched, each with what ends it. */
+const watched = new Set<(fault: string) => void>();
+
+/**
+ * Ends the watched children if an error came from reading what one of them sent: Node throws it where nobody can catch it,
+ * and does not say whose it was.
+ *
+ * False when the error has another origin.
+ */
+export function blameChildren(thrown: unknown): boolean {
+  const isTheirs = thrown instanceof Error && /node:internal\/child_process/.test(thrown.stack ?? '');
+  if (isTheirs) for (const end of watched) end('it sent what is no message');
+  return isTheirs && watched.size > 0;
+}
+
+function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memoryBytes }: Distrust<Received>) {
+  let fault: string | null = null;
+  let allowance = messagesPerSecond * burstSeconds;
+  let countedMonoMs = performance.now();
+  const end = (why: string) => {
+    fault ??= `ended by us: ${why}`;
+    child.kill('SIGKILL');
+  };
+  const checking = setInterval(() => {
+    if (process.memoryUsage().arrayBuffers > memoryBytes) end('it sent a message without an end');
+  }, memoryCheckMs).unref();
+  watched.add(end);
+  child.once('exit', () => {
+    clearInterval(checking);
+    watched.delete(end);
+  });
+  return {
+    fault: () => fault,
+    receive(message: unknown, handle: unknown, listener: (message: Received) => void): void {
+      if (fault !== null) return;
+      const nowMonoMs = performance.now();
+      allowance = Math.min(
+        messagesPerSecond * burstSeconds,
+        allowance + ((nowMonoMs - countedMonoMs) / 1_000) * messagesPerSecond,
+      );
+      countedMonoMs = nowMonoMs;
+      allowance -= 1;
+      if (handle !== undefined && handle !== null) {
+        if (handle instanceof Socket) handle.destroy();
+        else (handle as Server).close();
+        end('it sent a socket');
+      } else if (allowance < 0) end(`it sent more than ${messagesPerSecond} messages a second`);
+      else {
+        let parsed: Received | null = null;
+        try {
+          parsed = parse(message);
+        } catch (error) {
+          end((error as Error).message);
+        }
+        if (parsed !== null) listener(parsed);
+      }
     },
   };
 }
