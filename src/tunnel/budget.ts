@@ -89,7 +89,8 @@ export class Flow {
   }
 
   /** From now on the flow may hold this much. */
-  raiseMark(markBytes: number): void {
+  setMark(markBytes: number): void {
+    if (markBytes === this.#markBytes) return;
     this.#markBytes = markBytes;
     this.resumeIfAllowed();
   }

@@ -8,7 +8,7 @@ import type { Endpoint, TlsMaterial, UpstreamFacts } from '../core/worker-protoc
 const staggerMs = 250;
 const keepAliveMs = 15_000;
 /** OpenSSL hands out at most one record of plain text at a time. */
-const recordBytes = 16 * 1024;
+export const recordBytes = 16 * 1024;
 
 /** Source: specification 2.1, the default policy without its CBC suites. */
 const cipherSuites = [
@@ -84,11 +84,14 @@ export class Upstream {
   }
 
   /**
-   * Says who gets the decrypted bytes from now on. The bytes are only there during the call; returning
-   * false pauses the socket, though what OpenSSL has decrypted by then still arrives.
+   * Says who gets the decrypted bytes from now on. Returning false pauses the socket, though what OpenSSL has
+   * decrypted by then still arrives.
+   *
+   * @param room asked after each call where the next bytes shall be put; null = where they are only there during the call.
    */
-  readInto(receive: (bytes: Uint8Array) => boolean): void {
+  readInto(receive: (bytes: Uint8Array) => boolean, room: () => Uint8Array | null = () => null): void {
     this.#reader.receive = receive;
+    this.#reader.room = room;
   }
 }
 
@@ -235,6 +238,7 @@ export function renderEndpoint(endpoint: Endpoint): string {
 
 interface Reader {
   receive: (bytes: Uint8Array) => boolean;
+  room: () => Uint8Array | null;
 }
 
 interface AttemptEvents {
@@ -259,7 +263,7 @@ class Attempt {
     this.#request = request;
     this.#endpoint = endpoint;
     this.#events = events;
-    const reader: Reader = { receive: () => true };
+    const reader: Reader = { receive: () => true, room: () => null };
     const options: tls.ConnectionOptions & { allowHalfOpen: boolean; onread: unknown } = {
       host: endpoint.address,
       port: endpoint.port,
@@ -268,8 +272,8 @@ class Attempt {
       rejectUnauthorized: true,
       allowHalfOpen: true,
       onread: {
-        // Shared by all connections: the bytes are copied out before anything else can be read.
-        buffer: plainText,
+        // The one that all connections share is copied out of before anything else can be read.
+        buffer: (): Uint8Array => reader.room() ?? plainText,
         callback: (bytes: number, buffer: Uint8Array): boolean => reader.receive(buffer.subarray(0, bytes)),
       },
     };

@@ -3,6 +3,8 @@ import { CallLedger, RecordReader } from '../core/rpc-record.ts';
 import { decideStall, initialStallState } from '../core/stall.ts';
 import type { Flow } from './budget.ts';
 import type { Upstream } from './dial.ts';
+import type { SlabPool } from './gather.ts';
+import { Outlet } from './outlet.ts';
 
 /** One TLS connection of a session, with what is known of the records that pass on it. */
 export class Lane {
@@ -14,16 +16,24 @@ export class Lane {
   receivedBytes = 0;
   /** What came while the record of another lane was being written to the NFS client; and what the budget knows of it. */
   waiting: { chunks: Uint8Array[]; flow: Flow } | null = null;
+  readonly #outlet: Outlet;
   #sentBytes = 0;
   #stall = initialStallState;
   readonly #pausedFor = new Set<'client' | 'other-lanes'>();
 
-  constructor(upstream: Upstream) {
+  /** @param sent called when bytes have left: `heldBytes` is lower than before. */
+  constructor(upstream: Upstream, slabs: SlabPool, sent: () => void) {
     this.upstream = upstream;
+    this.#outlet = new Outlet(upstream.socket, slabs, sent);
   }
 
   get socket(): Socket {
     return this.upstream.socket;
+  }
+
+  /** What was sent and not yet taken by the kernel. */
+  get heldBytes(): number {
+    return this.#outlet.heldBytes;
   }
 
   get paused(): boolean {
@@ -45,10 +55,16 @@ export class Lane {
     if (!this.paused) this.socket.resume();
   }
 
-  send(bytes: Uint8Array, sent: () => void): void {
-    if (!this.socket.writable) return;
+  /** The caller's buffer is free again when this returns. */
+  send(bytes: Uint8Array): void {
+    if (this.socket.destroyed) return;
     this.#sentBytes += bytes.length;
-    this.socket.write(bytes, sent);
+    this.#outlet.add(bytes);
+  }
+
+  /** Half-closes the connection once everything is out. */
+  end(): void {
+    this.#outlet.end();
   }
 
   /** Takes note of bytes from the mount target, up to the end of a record; says where it stopped. */
@@ -66,7 +82,7 @@ export class Lane {
    */
   tick(limitTicks: number, sendingXid: number | null): boolean {
     const unfinished = sendingXid !== null && this.ledger.isUnanswered(sendingXid) ? 1 : 0;
-    const backlogBytes = this.socket.writableLength;
+    const backlogBytes = this.heldBytes;
     const [next, stalled] = decideStall(
       this.#stall,
       {

@@ -30,31 +30,29 @@ export class Spreader {
    * Sends on; says how many bytes it took: fewer than all when the bytes are no records, or at the end of a record
    * when `draining`.
    */
-  send(chunk: Uint8Array, nowTick: number, draining: boolean, sent: () => void): number {
+  send(chunk: Uint8Array, nowTick: number, draining: boolean): number {
     const reader = this.#reader;
-    for (const { socket } of this.#lanes) socket.cork();
     let at = 0;
     while (at < chunk.length && !(draining && reader.atBoundary)) {
       const to = reader.advance(chunk, at);
       if (reader.lost) break;
-      this.#take(chunk.subarray(at, to), nowTick, sent);
+      this.#take(chunk.subarray(at, to), nowTick);
       at = to;
     }
-    for (const { socket } of this.#lanes) socket.uncork();
     return at;
   }
 
-  #take(piece: Uint8Array, nowTick: number, sent: () => void): void {
+  #take(piece: Uint8Array, nowTick: number): void {
     const reader = this.#reader;
     if (this.#lane === null && !reader.headKnown) {
-      this.#heads.push(piece);
+      this.#heads.push(Buffer.from(piece));
       return;
     }
     this.#lane ??= this.#choose();
     const lane = this.#lane;
     if (reader.headIsNew) lane.ledger.sending(reader.xid, reader.isCall, nowTick);
-    for (const head of this.#heads.splice(0)) put(lane, reader.xid, head, sent);
-    put(lane, reader.xid, piece, sent);
+    for (const head of this.#heads.splice(0)) put(lane, reader.xid, head);
+    put(lane, reader.xid, piece);
     if (reader.atBoundary) this.#lane = null;
   }
 
@@ -73,9 +71,9 @@ export class Spreader {
   }
 }
 
-function put(lane: Lane, xid: number, bytes: Uint8Array, sent: () => void): void {
+function put(lane: Lane, xid: number, bytes: Uint8Array): void {
   lane.ledger.weigh(xid, bytes.length);
-  lane.send(bytes, sent);
+  lane.send(bytes);
 }
 
 function isLighter({ ledger }: Lane, { ledger: other }: Lane): boolean {

@@ -11,8 +11,13 @@ import type { Upstream } from './dial.ts';
 import { Gatherer, type SlabPool } from './gather.ts';
 import { Lane } from './lane.ts';
 import { Merger, Spreader } from './lanes.ts';
+import type { Local } from './local.ts';
 
-/** What one direction of a session may hold before its source stops reading; measured in docs/decisions/0003. */
+/**
+ * What one direction of a session may hold before its source stops reading; measured in docs/decisions/0003, 0015.
+ * Towards one mount target a large write on its way is enough: what the NFS client sends meanwhile waits in the kernel.
+ */
+const upMarkBytes = 64 * 1024;
 const markBytes = 1024 * 1024;
 const keepAliveMs = 15_000;
 /** How long an NFS client may take to close its side of a session that leaves; it does so at once. */
@@ -61,6 +66,7 @@ export interface SessionHost {
  */
 export class Session {
   readonly #id: number;
+  readonly #inlet: Local;
   readonly #local: Socket;
   readonly #host: SessionHost;
   readonly #dialling = new AbortController();
@@ -73,6 +79,8 @@ export class Session {
   #wide: { spreader: Spreader; merger: Merger } | null = null;
   #scale = initialScaleState;
   #searching = false;
+  /** As of the last tick. */
+  #bytesUpBefore = 0;
   /** Finds the records that come from the NFS client. */
   readonly #reader = new RecordReader();
   /** What the NFS client sent before there was an upstream. */
@@ -92,17 +100,19 @@ export class Session {
   #parsing = true;
   #over = false;
 
-  constructor(id: number, local: Socket, host: SessionHost) {
+  constructor(id: number, inlet: Local, host: SessionHost) {
+    const local = inlet.socket;
     this.#id = id;
+    this.#inlet = inlet;
     this.#local = local;
     this.#host = host;
     this.#gatherer = new Gatherer(local, host.slabs, () => {
       this.#down.hold(this.#gatherer.heldBytes);
       if (this.#leaving !== null) this.#leaveIfQuiet();
     });
-    this.#up = host.budget.openFlow(markBytes, {
-      pause: () => this.#local.pause(),
-      resume: () => this.#local.resume(),
+    this.#up = host.budget.openFlow(upMarkBytes, {
+      pause: () => inlet.pause(),
+      resume: () => inlet.resume(),
     });
     this.#down = host.budget.openFlow(markBytes, {
       pause: () => {
@@ -116,8 +126,8 @@ export class Session {
     local.allowHalfOpen = true;
     local.setNoDelay(true);
     local.setKeepAlive(true, keepAliveMs);
-    local.on('data', (chunk: Buffer) => this.#sendUp(chunk));
-    local.on('end', () => afterEnd(local, () => this.#localEnded()));
+    inlet.readInto((bytes) => this.#sendUp(bytes));
+    local.on('end', () => afterEnd(local, this.#gatherer.heldBytes, () => this.#localEnded()));
     local.on('error', (error) => this.#end('local-reset', error));
     local.on('close', () => this.#closedLeg(local, 'local-reset'));
     queueMicrotask(() => {
@@ -157,7 +167,17 @@ export class Session {
       this.#end('stalled', null);
       return;
     }
+    this.#listenWhileStuck();
     if (this.#lanes.length > 0 && this.#leaving === null && this.#parsing) this.#considerScale();
+  }
+
+  /** Only while it is read from do we hear that an NFS client has gone: read on when the mount target takes nothing. */
+  #listenWhileStuck(): void {
+    if (this.#wide !== null) return;
+    const isStuck = this.#up.paused && this.#bytesUp === this.#bytesUpBefore;
+    this.#bytesUpBefore = this.#bytesUp;
+    if (isStuck) this.#up.setMark(markBytes);
+    else if (!this.#up.paused && this.#up.heldBytes === 0) this.#up.setMark(upMarkBytes);
   }
 
   /** Ends the session at the next moment at which nothing of it is under way. */
@@ -213,12 +233,15 @@ export class Session {
     this.#earlyBytes = 0;
     for (const chunk of early) this.#carryUp(chunk);
     this.#sentUp();
-    if (this.#local.readableEnded) for (const { socket } of this.#lanes) socket.end();
+    if (this.#local.readableEnded) for (const lane of this.#lanes) lane.end();
   }
 
   #addLanes(upstreams: readonly Upstream[]): void {
     const first = this.#lanes[0] ?? null;
-    this.#lanes = [...this.#lanes, ...upstreams.map((upstream) => new Lane(upstream))];
+    this.#lanes = [
+      ...this.#lanes,
+      ...upstreams.map((upstream) => new Lane(upstream, this.#host.slabs, this.#sentUp)),
+    ];
     if (this.#lanes.length > 1) this.#makeWide(first);
     for (const lane of this.#lanes) {
       if (lane === first) continue;
@@ -230,7 +253,10 @@ export class Session {
         this.#end(silent ? 'upstream-unreachable' : 'upstream-reset', error);
       });
       socket.on('close', () => this.#closedLeg(socket, 'upstream-reset'));
-      lane.upstream.readInto((bytes) => this.#receiveDown(lane, bytes));
+      lane.upstream.readInto(
+        (bytes) => this.#receiveDown(lane, bytes),
+        () => this.#lendRoom(lane),
+      );
       if (this.#down.paused) lane.pause('client');
     }
     if (this.#lanes.some(({ socket }) => socket.destroyed || socket.readableEnded)) {
@@ -239,6 +265,7 @@ export class Session {
   }
 
   #makeWide(first: Lane | null): void {
+    this.#gatherer.abandonRoom();
     for (const lane of this.#lanes) {
       const flow = this.#host.budget.openFlow(markBytes, {
         pause: () => lane.pause('other-lanes'),
@@ -246,7 +273,7 @@ export class Session {
       });
       lane.waiting = { chunks: [], flow };
     }
-    this.#up.raiseMark(markBytes * this.#lanes.length);
+    this.#up.setMark(markBytes * this.#lanes.length);
     this.#wide = {
       spreader: new Spreader(this.#lanes, this.#reader, this.#reader.atBoundary ? null : first),
       merger: new Merger(this.#lanes, first === null || first.reader.atBoundary ? null : first, (bytes) =>
@@ -292,12 +319,12 @@ export class Session {
     }
   }
 
-  #sendUp(chunk: Buffer): void {
+  #sendUp(chunk: Uint8Array): void {
     // It will send again, on its next connection, what it sends while we leave.
     if (this.#left !== null) return;
     if (this.#lanes.length === 0) {
       this.#bytesUp += chunk.length;
-      this.#early.push(chunk);
+      this.#early.push(Buffer.from(chunk));
       this.#earlyBytes += chunk.length;
     } else {
       this.#bytesUp += this.#carryUp(chunk);
@@ -306,7 +333,7 @@ export class Session {
   }
 
   /** Says how many bytes it has taken. */
-  #carryUp(chunk: Buffer): number {
+  #carryUp(chunk: Uint8Array): number {
     const carriedBytes =
       this.#wide === null
         ? this.#carryUpSingle(this.#lanes[0]!, chunk)
@@ -315,7 +342,7 @@ export class Session {
     return carriedBytes;
   }
 
-  #carryUpSingle(lane: Lane, chunk: Buffer): number {
+  #carryUpSingle(lane: Lane, chunk: Uint8Array): number {
     const reader = this.#reader;
     let at = 0;
     while (at < chunk.length && this.#parsing && !(this.#draining && reader.atBoundary)) {
@@ -325,20 +352,20 @@ export class Session {
     }
     const carriedBytes = this.#parsing ? at : chunk.length;
     if (carriedBytes > 0) {
-      lane.send(carriedBytes === chunk.length ? chunk : chunk.subarray(0, carriedBytes), this.#sentUp);
+      lane.send(carriedBytes === chunk.length ? chunk : chunk.subarray(0, carriedBytes));
     }
     return carriedBytes;
   }
 
-  #carryUpWide({ spreader }: { spreader: Spreader }, chunk: Buffer): number {
-    const carriedBytes = spreader.send(chunk, this.#host.nowTick(), this.#draining, this.#sentUp);
+  #carryUpWide({ spreader }: { spreader: Spreader }, chunk: Uint8Array): number {
+    const carriedBytes = spreader.send(chunk, this.#host.nowTick(), this.#draining);
     if (this.#reader.lost) this.#endUnparsed();
     return carriedBytes;
   }
 
   readonly #sentUp = (): void => {
     let heldBytes = this.#earlyBytes;
-    for (const { socket } of this.#lanes) heldBytes += socket.writableLength;
+    for (const lane of this.#lanes) heldBytes += lane.heldBytes;
     this.#up.hold(heldBytes);
   };
 
@@ -362,7 +389,17 @@ export class Session {
       }
     }
     this.#down.hold(this.#gatherer.heldBytes);
+    if (this.#leaving !== null) this.#leaveIfQuiet();
     return !lane.paused;
+  }
+
+  /** The rest of a record need not be copied. Between records none is lent: a session that moves nothing owns no memory. */
+  #lendRoom(lane: Lane): Uint8Array | null {
+    if (this.#wide === null && this.#parsing && !this.#over && !lane.reader.atBoundary) {
+      return this.#gatherer.lendRoom();
+    }
+    this.#gatherer.takeRoomBack();
+    return null;
   }
 
   #giveUpParsing(lane: Lane): void {
@@ -389,15 +426,15 @@ export class Session {
     if (!this.#parsing || !this.#reader.atBoundary || this.#gatherer.heldBytes > 0) return;
     if (!this.#lanes.every((lane) => lane.isQuiet)) return;
     this.#left = setTimeout(() => this.#end(cause, null), leaveMs);
-    for (const { socket } of this.#lanes) socket.end();
-    this.#local.resume();
+    for (const lane of this.#lanes) lane.end();
+    this.#inlet.resume();
     this.#local.end();
   }
 
   #localEnded(): void {
     if (this.#over || this.#left !== null) return;
     this.#firstEnd ??= 'local-end';
-    if (this.#lanes.length > 0) for (const { socket } of this.#lanes) socket.end();
+    if (this.#lanes.length > 0) for (const lane of this.#lanes) lane.end();
     // A port probe, or a client that has given up: there is nothing to deliver, or nobody to wait with.
     else if (this.#earlyBytes === 0 || this.#lastFailure !== null)
       this.#end(this.#endWithoutUpstream(), null);
@@ -460,8 +497,8 @@ const nothing = Buffer.alloc(0);
  * kernel say which it was. A write that is waiting already will say so itself. (On the TLS side node drops
  * that answer; there the NFS client sees an end, which makes it reconnect as well.)
  */
-function afterEnd(socket: Socket, ended: () => void): void {
-  if (!socket.writable || socket.writableLength > 0) ended();
+function afterEnd(socket: Socket, heldBytes: number, ended: () => void): void {
+  if (!socket.writable || heldBytes > 0) ended();
   else
     socket.write(nothing, (error) => {
       if (error === null || error === undefined) ended();

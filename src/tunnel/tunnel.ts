@@ -21,7 +21,7 @@ import { bindUpstream, ProxyIdentities } from './bind.ts';
 import type { Budget } from './budget.ts';
 import { createTunnelContext, dialUpstream, renderEndpoint, type Upstream } from './dial.ts';
 import type { SlabPool } from './gather.ts';
-import { type LocalHandle, openLocal } from './local.ts';
+import { Local, type LocalHandle, resetLocal } from './local.ts';
 import { searchConnections } from './scale-up.ts';
 import { Session } from './session.ts';
 
@@ -180,7 +180,7 @@ export class Tunnel {
   startSession(sessionId: number): void {
     const handle = this.#taken.get(sessionId);
     if (handle === undefined) return;
-    const local = openLocal(handle);
+    const local = new Local(handle);
     this.#taken.delete(sessionId);
     this.#log('info', 'session.accepted', { session: sessionId });
     let binding: Binding | null = null;
@@ -231,7 +231,7 @@ export class Tunnel {
   end(cause: SessionEnd): void {
     for (const aborting of this.#probing) aborting.abort();
     this.cool();
-    for (const handle of this.#taken.values()) openLocal(handle).resetAndDestroy();
+    for (const handle of this.#taken.values()) resetLocal(handle);
     this.#taken.clear();
     for (const session of this.#sessions) session.destroy(cause);
   }

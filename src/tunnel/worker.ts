@@ -12,7 +12,7 @@ import { version } from '../core/version.ts';
 import type { AgentToWorker, TunnelState, WorkerToAgent } from '../core/worker-protocol.ts';
 import { Budget } from './budget.ts';
 import { SlabPool } from './gather.ts';
-import { type LocalHandle, openLocal } from './local.ts';
+import { type LocalHandle, resetLocal } from './local.ts';
 import { NextAgent } from './next-agent.ts';
 import { Tunnel, type TunnelHost } from './tunnel.ts';
 
@@ -146,7 +146,7 @@ function serve(
       // Nothing comes with the message when the client has gone in the meantime.
       if (tunnel === undefined || retiring || local === undefined || local === null) {
         const cause = tunnel === undefined ? 'tunnel-closed' : retiring ? 'retired' : 'local-reset';
-        if (local) openLocal(local).resetAndDestroy();
+        if (local) resetLocal(local);
         report({ kind: 'session.closed', tunnelId, sessionId, cause, bytesUp: 0, bytesDown: 0 });
         return;
       }
