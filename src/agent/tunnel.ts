@@ -9,7 +9,13 @@ import type { MountSpec } from '../core/mount-spec.ts';
 import { planMountId } from '../core/mount-state.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import { decideCondition, noTraffic, noteTraffic, readTraffic } from '../core/traffic.ts';
-import type { Endpoint, SessionEnd, UpstreamFacts, WorkerToAgent } from '../core/worker-protocol.ts';
+import type {
+  Endpoint,
+  SessionEnd,
+  TunnelState,
+  UpstreamFacts,
+  WorkerToAgent,
+} from '../core/worker-protocol.ts';
 import {
   type AddressPorts,
   createAddressFinder,
@@ -110,6 +116,8 @@ export interface Tunnel extends Mount {
   /** Epoch milliseconds at which the kernel hung up its last connection; null while there is one, or when another side ended it. */
   hungUpAtMs(): number | null;
   receive(message: WorkerToAgent): void;
+  /** What the worker says of the tunnel's traffic, as often as it changes. */
+  hearTraffic(report: TunnelState): void;
   /** A socket that no worker has taken after all: it waits for the next one. */
   takeBack(socket: Socket): void;
   /** How many sessions a worker of an earlier agent still carries. */
@@ -401,12 +409,10 @@ async function joinTunnel(
             (error: unknown) => note(error, 'name.unresolved'),
           );
           break;
-        case 'pong': {
-          const counters = message.tunnels.find((entry) => entry.tunnelId === tunnelId);
-          if (counters !== undefined) traffic = noteTraffic(traffic, counters, clock.monoMs());
-          break;
-        }
       }
+    },
+    hearTraffic(report: TunnelState): void {
+      traffic = noteTraffic(traffic, report, clock.monoMs());
     },
     takeBack(socket: Socket): void {
       waiting.push(socket);

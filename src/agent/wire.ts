@@ -93,9 +93,15 @@ export async function wireAgent(
     },
     {
       onMessage(message) {
-        for (const tunnel of mounts.list()) {
-          if (!('tunnelId' in message) || message.tunnelId === tunnel.id) tunnel.receive(message);
-        }
+        if (!('tunnelId' in message)) return;
+        mounts
+          .list()
+          .find(({ id }) => id === message.tunnelId)
+          ?.receive(message);
+      },
+      onTraffic(reports) {
+        const served = new Map(mounts.list().map((tunnel) => [tunnel.id, tunnel]));
+        for (const report of reports) served.get(report.tunnelId)?.hearTraffic(report);
       },
       onLost: () => {
         for (const tunnel of mounts.list()) tunnel.workerLost();

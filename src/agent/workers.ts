@@ -4,7 +4,7 @@ import type { Child, Clock, Log } from '../core/ports.ts';
 import {
   decideWorker,
   initialWorkerState,
-  tickMs,
+  planTickMs,
   type WorkerEvent,
   type WorkerState,
 } from '../core/supervision.ts';
@@ -12,6 +12,7 @@ import type {
   AgentToWorker,
   Endpoint,
   TlsMaterial,
+  TunnelState,
   UpstreamFacts,
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
@@ -29,6 +30,8 @@ export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
 /** What the tunnels hear from the worker. */
 export interface WorkerListener {
   onMessage(message: WorkerToAgent): void;
+  /** The tunnels whose traffic has changed. */
+  onTraffic(reports: readonly TunnelState[]): void;
   /** The worker is gone, with every session it had taken. */
   onLost(): void;
   /** The worker is gone before it took this socket: it is whole and waits for the next one. Comes after `onLost`. */
@@ -110,13 +113,17 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     }
   }
 
-  /** Ticks only while there is something to watch or to start: an idle agent sleeps. */
   function tick(): void {
+    step({ kind: 'tick', wanted: tunnels.size > 0 });
+    scheduleTick();
+  }
+
+  /** Ticks only while there is something to watch or to start: an idle agent sleeps. */
+  function scheduleTick(): void {
     timer?.cancel();
     timer = null;
     const wanted = tunnels.size > 0;
-    step({ kind: 'tick', wanted });
-    if (wanted || child !== null) timer = clock.schedule(tickMs, tick);
+    if (wanted || child !== null) timer = clock.schedule(planTickMs(state, wanted), tick);
   }
 
   function start(): void {
@@ -206,8 +213,13 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         break;
       case 'pong':
         bufferedBytes = message.bufferedBytes;
-        step({ kind: 'pong', sequence: message.sequence });
-        listener.onMessage(message);
+        step({ kind: 'pong', sequence: message.sequence, isResting: message.isResting });
+        if (message.isResting) scheduleTick();
+        if (message.tunnels.length > 0) listener.onTraffic(message.tunnels);
+        break;
+      case 'stirred':
+        step({ kind: 'stirred' });
+        scheduleTick();
         break;
       case 'log':
         log(message.level, message.event, message.fields);

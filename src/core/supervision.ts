@@ -16,6 +16,8 @@ export type WorkerState =
       sequence: number;
       unanswered: number;
       unwanted: number;
+      /** Nothing moves in it: its pulse may be felt more rarely. */
+      isResting: boolean;
     };
 
 export type WorkerEvent =
@@ -23,7 +25,8 @@ export type WorkerEvent =
   | { kind: 'tick'; wanted: boolean }
   | { kind: 'ready' }
   | { kind: 'exited' }
-  | { kind: 'pong'; sequence: number };
+  | { kind: 'pong'; sequence: number; isResting: boolean }
+  | { kind: 'stirred' };
 
 export type WorkerAction =
   | { kind: 'start' }
@@ -33,6 +36,8 @@ export type WorkerAction =
 
 /** One tick, in milliseconds. */
 export const tickMs = 1_000;
+/** The same while the worker rests and has answered: an idle machine is left asleep. */
+export const restingTickMs = 5_000;
 /** Ticks without a pong after which a worker counts as hung. */
 export const silentTicks = 4;
 /** Ticks a worker may take to become ready. Emulated machines need several seconds for the first line of Node. */
@@ -69,12 +74,15 @@ export function decideWorker(
           sequence: 0,
           unanswered: 0,
           unwanted: 0,
+          isResting: false,
         },
         [],
       ];
     case 'pong':
       if (state.kind !== 'up' || event.sequence !== state.sequence) return [state, []];
-      return [{ ...state, unanswered: 0 }, []];
+      return [{ ...state, unanswered: 0, isResting: event.isResting }, []];
+    case 'stirred':
+      return [state.kind === 'up' ? { ...state, isResting: false } : state, []];
     case 'exited': {
       if (state.kind === 'down') return [state, []];
       const steady = state.kind === 'up' && nowMonoMs - state.sinceMonoMs >= steadyMs;
@@ -83,6 +91,12 @@ export function decideWorker(
       return [{ kind: 'down', failures, dueMonoMs: nowMonoMs + delayMs }, []];
     }
   }
+}
+
+/** How long until the next tick, in milliseconds. A worker that nobody wants is dismissed after so many ticks. */
+export function planTickMs(state: WorkerState, wanted: boolean): number {
+  const isCalm = wanted && state.kind === 'up' && state.isResting && state.unanswered === 0;
+  return isCalm ? restingTickMs : tickMs;
 }
 
 function decideOnTick(state: WorkerState, wanted: boolean, nowMonoMs: number): [WorkerState, WorkerAction[]] {

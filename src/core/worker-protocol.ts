@@ -119,7 +119,12 @@ export type WorkerToAgent =
   | { kind: 'session.connected'; tunnelId: string; sessionId: number; upstream: UpstreamFacts }
   | ({ kind: 'session.closed'; tunnelId: string; sessionId: number; cause: SessionEnd } & SessionCounters)
   | { kind: 'tunnel.closed'; tunnelId: string }
-  | { kind: 'pong'; sequence: number; tunnels: TunnelState[]; bufferedBytes: number }
+  /**
+   * `tunnels` are those of which something has changed since the last pong. Resting: nothing moves and nobody owes an
+   * answer; the worker says `stirred` when that ends.
+   */
+  | { kind: 'pong'; sequence: number; tunnels: TunnelState[]; bufferedBytes: number; isResting: boolean }
+  | { kind: 'stirred' }
   /** The last session has ended after `retire`; the worker exits. */
   | { kind: 'retired'; pid: number }
   /** First message on the callback socket. */

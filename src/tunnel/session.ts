@@ -30,6 +30,8 @@ export interface SessionHost {
   random: () => number;
   /** Ticks of the worker so far. */
   nowTick(): number;
+  /** Bytes are about to move, perhaps for the first time in a while. */
+  stir(): void;
   /** Connections to the mount target that are of one partition: warm ones, or a new one. Errors: those of `dialUpstream`. */
   connect(signal: AbortSignal): Promise<readonly Upstream[]>;
   /** What bears on having more connections; null when the mount target treats none of them as one with the first. */
@@ -153,6 +155,12 @@ export class Session {
       oldestMs: Math.max(0, ...lanes.map(({ ledger }) => ledger.oldestTicks(nowTick))) * tickMs,
       ...this.counters,
     };
+  }
+
+  /** Nothing moves, nobody owes an answer, and ticks are not needed. */
+  get isResting(): boolean {
+    if (this.#lanes.length !== 1 || this.#leaving !== null) return false;
+    return this.#lanes[0]!.isQuiet && this.#lanes[0]!.heldBytes === 0 && this.#gatherer.heldBytes === 0;
   }
 
   /** Once a tick: ends the session when the mount target has been silent for more than `stallLimitTicks`. */
@@ -322,6 +330,7 @@ export class Session {
   #sendUp(chunk: Uint8Array): void {
     // It will send again, on its next connection, what it sends while we leave.
     if (this.#left !== null) return;
+    this.#host.stir();
     if (this.#lanes.length === 0) {
       this.#bytesUp += chunk.length;
       this.#early.push(Buffer.from(chunk));
@@ -371,6 +380,7 @@ export class Session {
 
   #receiveDown(lane: Lane, bytes: Uint8Array): boolean {
     if (this.#over || this.#left !== null) return false;
+    this.#host.stir();
     if (this.#bytesDown === 0) this.#host.answered();
     this.#bytesDown += bytes.length;
     lane.receivedBytes += bytes.length;

@@ -56,6 +56,8 @@ export interface TunnelHost {
   /** Most connections for one session; 1 = never bind. */
   maxConnections: number;
   nowTick(): number;
+  /** Bytes are about to move. */
+  stir(): void;
   report(message: WorkerToAgent): void;
   log(level: LogLevel, event: EventName, fields: Details): void;
   /** A session is gone. */
@@ -89,6 +91,8 @@ export class Tunnel {
   #searchFromTick = 0;
   /** As the last bind reply said. */
   #scaleSettings: ScaleSettings | null = null;
+  /** What `takeChanges` saw last. */
+  #takenMark = '';
   #warm: { link: Link; expiry: NodeJS.Timeout } | null = null;
 
   constructor(id: string, host: TunnelHost) {
@@ -129,6 +133,28 @@ export class Tunnel {
       bytesDown: sum('bytesDown'),
       open,
     };
+  }
+
+  /** The state, unless it is what was taken last. */
+  takeChanges(): TunnelState | null {
+    const { state } = this;
+    // Whoever waits for an answer waits longer each time.
+    const marks = state.open.map(({ sessionId, inFlight, connections }) => [
+      sessionId,
+      inFlight,
+      connections,
+    ]);
+    const mark = [state.sessions, state.bytesUp, state.bytesDown, ...marks.flat()].join();
+    const isSame = mark === this.#takenMark && state.open.every(({ inFlight }) => inFlight === 0);
+    this.#takenMark = mark;
+    return isSame ? null : state;
+  }
+
+  /** Nothing moves, nobody owes an answer, and nothing is about to happen by itself. */
+  get isResting(): boolean {
+    if (this.#taken.size > 0 || this.#probing.size > 0) return false;
+    for (const session of this.#sessions) if (!session.isResting) return false;
+    return true;
   }
 
   tick(): void {
@@ -189,6 +215,7 @@ export class Tunnel {
       slabs: this.#host.slabs,
       random: this.#host.random,
       nowTick: this.#host.nowTick,
+      stir: this.#host.stir,
       connect: async (signal) => {
         const link = await this.#connect(signal);
         if (signal.aborted) this.#discard(link);

@@ -27,6 +27,9 @@ let nextAgent: NextAgent | null = null;
 let retiring = false;
 let leaving = false;
 let ticks = 0;
+/** Null while nothing moves and nobody owes an answer: then there is nothing to look at every second. */
+let ticking: NodeJS.Timeout | null = null;
+let restingSinceMonoMs = 0;
 
 if (process.send === undefined) {
   process.stderr.write('efs-agent worker: is started by the agent, not by hand\n');
@@ -39,6 +42,7 @@ process.on('message', (message: AgentToWorker, handle: unknown) =>
   receive(message, handle as LocalHandle | undefined),
 );
 process.on('disconnect', () => {
+  stir();
   for (const tunnel of tunnels.values()) {
     tunnel.cool();
     tunnel.startTakenSessions();
@@ -82,15 +86,47 @@ function start(message: Start): void {
     stallLimitTicks: Math.ceil(message.stallTimeoutMs / tickMs),
     maxConnections: message.maxConnections,
     nowTick: () => ticks,
+    stir,
     report,
     log,
     sessionGone: exitWhenIdle,
   };
-  setInterval(() => {
+  startTicking();
+  report({ kind: 'ready', pid: process.pid });
+}
+
+function startTicking(): void {
+  ticking = setInterval(() => {
     ticks += 1;
     for (const tunnel of tunnels.values()) tunnel.tick();
   }, tickMs).unref();
-  report({ kind: 'ready', pid: process.pid });
+}
+
+/** Something moves again. */
+function stir(): void {
+  if (ticking !== null) return;
+  ticks += Math.floor((performance.now() - restingSinceMonoMs) / tickMs);
+  startTicking();
+  if (process.connected) report({ kind: 'stirred' });
+}
+
+function rest(): void {
+  if (ticking === null) return;
+  clearInterval(ticking);
+  ticking = null;
+  restingSinceMonoMs = performance.now();
+}
+
+function sayPong(sequence: number, host: TunnelHost): void {
+  const changed: TunnelState[] = [];
+  let isResting = true;
+  for (const tunnel of tunnels.values()) {
+    const state = tunnel.takeChanges();
+    if (state !== null) changed.push(state);
+    isResting &&= state === null && tunnel.isResting;
+  }
+  if (isResting) rest();
+  report({ kind: 'pong', sequence, tunnels: changed, bufferedBytes: host.budget.heldBytes, isResting });
 }
 
 function serve(
@@ -99,14 +135,10 @@ function serve(
   host: TunnelHost,
 ): void {
   if (message.kind === 'ping') {
-    report({
-      kind: 'pong',
-      sequence: message.sequence,
-      tunnels: tunnelStates(),
-      bufferedBytes: host.budget.heldBytes,
-    });
+    sayPong(message.sequence, host);
     return;
   }
+  stir();
   if (message.kind === 'retire') {
     retire(message.deadlineMs);
     return;

@@ -3,6 +3,8 @@ import { expect, test } from 'vitest';
 import {
   decideWorker,
   initialWorkerState,
+  planTickMs,
+  restingTickMs,
   silentTicks,
   startingTicks,
   tickMs,
@@ -39,7 +41,7 @@ class Supervised {
   liveTick(wanted = true): WorkerAction[] {
     const actions = this.tick(wanted);
     for (const action of actions)
-      if (action.kind === 'ping') this.feed({ kind: 'pong', sequence: action.sequence });
+      if (action.kind === 'ping') this.feed({ kind: 'pong', sequence: action.sequence, isResting: false });
     return actions;
   }
 
@@ -65,7 +67,15 @@ const anyEvent: fc.Arbitrary<WorkerEvent> = fc.oneof(
   { weight: 6, arbitrary: fc.record({ kind: fc.constant('tick' as const), wanted: fc.boolean() }) },
   { weight: 2, arbitrary: fc.constant({ kind: 'ready' as const }) },
   { weight: 2, arbitrary: fc.constant({ kind: 'exited' as const }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant('pong' as const), sequence: fc.nat(20) }) },
+  { weight: 2, arbitrary: fc.constant({ kind: 'stirred' as const }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      kind: fc.constant('pong' as const),
+      sequence: fc.nat(20),
+      isResting: fc.boolean(),
+    }),
+  },
 );
 const history = fc.array(anyEvent, { maxLength: 200 });
 
@@ -139,13 +149,33 @@ test('a worker that answers every pulse is never killed', () => {
   );
 });
 
+test('the pulse of a worker that rests is felt more rarely, until it stirs or does not answer', () => {
+  const worker = new Supervised();
+  worker.startUp();
+  const answer = (isResting: boolean) => {
+    for (const action of worker.tick())
+      if (action.kind === 'ping') worker.feed({ kind: 'pong', sequence: action.sequence, isResting });
+  };
+
+  answer(false);
+  expect(planTickMs(worker.state, true)).toBe(tickMs);
+  answer(true);
+  expect(planTickMs(worker.state, true)).toBe(restingTickMs);
+  expect(planTickMs(worker.state, false)).toBe(tickMs);
+  worker.feed({ kind: 'stirred' });
+  expect(planTickMs(worker.state, true)).toBe(tickMs);
+  answer(true);
+  worker.tick();
+  expect(planTickMs(worker.state, true)).toBe(tickMs);
+});
+
 test('a late answer to an older pulse does not clear the newer ones', () => {
   const worker = new Supervised();
   worker.startUp();
 
   worker.tick();
   worker.tick();
-  worker.feed({ kind: 'pong', sequence: 1 });
+  worker.feed({ kind: 'pong', sequence: 1, isResting: false });
 
   expect(worker.state).toMatchObject({ kind: 'up', unanswered: 2 });
 });

@@ -3,7 +3,13 @@ import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import tls, { type TLSSocket } from 'node:tls';
 import { afterAll, afterEach, beforeAll } from 'vitest';
-import type { AgentToWorker, Endpoint, TlsMaterial, WorkerToAgent } from '../../src/core/worker-protocol.ts';
+import type {
+  AgentToWorker,
+  Endpoint,
+  TlsMaterial,
+  TunnelState,
+  WorkerToAgent,
+} from '../../src/core/worker-protocol.ts';
 import { buildBundle, removeBundle } from '../support/bundle.ts';
 import { createTemporaryCa, type TemporaryCa, type TemporaryCertificate } from '../support/temporary-ca.ts';
 
@@ -75,6 +81,7 @@ export interface Worker {
   hears<K extends Kind>(kind: K, fits?: (message: MessageOf<K>) => boolean): Promise<MessageOf<K>>;
   /** The log line of this event. */
   logs(event: string): Promise<MessageOf<'log'>>;
+  /** A pong, with all tunnels of which one was ever told, as they were told last. */
   totals(): Promise<MessageOf<'pong'>>;
   /** Opens a listener for a tunnel; what connects to it becomes a session. */
   listen(tunnelId: string, endpoints: Endpoint[]): Promise<number>;
@@ -118,10 +125,16 @@ export async function startWorker(bundle: string, options: StartOptions = {}): P
     tell: (message) => child.send(message),
     hears,
     logs: (event) => hears('log', (message) => message.event === event),
-    totals: () => {
+    totals: async () => {
       const sequence = ++pings;
       child.send({ kind: 'ping', sequence } satisfies AgentToWorker);
-      return hears('pong', (pong) => pong.sequence === sequence);
+      const pong = await hears('pong', (message) => message.sequence === sequence);
+      const known = new Map<string, TunnelState>();
+      for (const message of said.slice(0, said.indexOf(pong) + 1)) {
+        if (message.kind === 'pong') for (const state of message.tunnels) known.set(state.tunnelId, state);
+        if (message.kind === 'tunnel.closed') known.delete(message.tunnelId);
+      }
+      return { ...pong, tunnels: [...known.values()] };
     },
     listen: async (tunnelId, endpoints) => {
       endpointsOf.set(tunnelId, endpoints);

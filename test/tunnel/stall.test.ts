@@ -2,7 +2,16 @@ import { expect, test } from 'vitest';
 import { type FaultWire, openFaultWire } from '../support/fault-wire.ts';
 import { call, reply } from '../support/rpc.ts';
 import { ask, createRpcPeer, type RpcPeer, readReply } from './rpc-peer.ts';
-import { connectTo, endOf, type Peer, read, startPeer, useTunnelStage, type Worker } from './stage.ts';
+import {
+  connectTo,
+  deadlineMs,
+  endOf,
+  type Peer,
+  read,
+  startPeer,
+  useTunnelStage,
+  type Worker,
+} from './stage.ts';
 
 const stage = useTunnelStage();
 
@@ -96,14 +105,34 @@ test('an NFS client that does not read its answers is not taken for a silent mou
   const { worker, peer, port } = await start();
   const client = await connectTo(port);
   client.pause();
-  client.write(call(1));
   const upstream = await peer.connection(0);
-
   for (let count = 0; count < 40; count++) upstream.write(reply(100 + count, 1024 * 1024));
-  client.write(call(2));
+  await expect
+    .poll(async () => (await worker.totals()).bufferedBytes, { timeout: deadlineMs })
+    .toBeGreaterThan(1024 * 1024);
+
+  client.write(call(1));
   await ticks(worker, 3_500);
 
   expect(worker.said.filter(({ kind }) => kind === 'session.closed')).toEqual([]);
+});
+
+test('a worker rests while nothing is asked, says when that ends, and then notices silence as before', async () => {
+  const { worker, wires, port } = await start();
+  const client = await connectTo(port);
+  await ask(client, 1);
+  await expect
+    .poll(async () => (await worker.totals()).isResting, { timeout: deadlineMs, interval: 200 })
+    .toBe(true);
+  const saidBefore = worker.said.length;
+  wires[0].silence();
+
+  client.write(call(2));
+
+  expect(await worker.hears('session.closed')).toMatchObject({ cause: 'stalled' });
+  expect(worker.said.slice(saidBefore).map(({ kind }) => kind)).toContain('stirred');
+  const pongs = worker.said.filter((message) => message.kind === 'pong');
+  expect(pongs.filter(({ isResting }) => isResting).every(({ tunnels }) => tunnels.length === 0)).toBe(true);
 });
 
 test('a worker that was stopped for longer than the limit blames nobody', async () => {
