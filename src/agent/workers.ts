@@ -113,6 +113,14 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     }
   }
 
+  /** The next tick moves only when the event changes its distance: no worker can put it off for ever. */
+  function stepAndPlan(event: WorkerEvent): void {
+    const wanted = tunnels.size > 0;
+    const beforeMs = planTickMs(state, wanted);
+    step(event);
+    if (planTickMs(state, wanted) !== beforeMs) scheduleTick();
+  }
+
   function tick(): void {
     step({ kind: 'tick', wanted: tunnels.size > 0 });
     scheduleTick();
@@ -213,13 +221,11 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         break;
       case 'pong':
         bufferedBytes = message.bufferedBytes;
-        step({ kind: 'pong', sequence: message.sequence, isResting: message.isResting });
-        if (message.isResting) scheduleTick();
+        stepAndPlan({ kind: 'pong', sequence: message.sequence, isResting: message.isResting });
         if (message.tunnels.length > 0) listener.onTraffic(message.tunnels);
         break;
       case 'stirred':
-        step({ kind: 'stirred' });
-        scheduleTick();
+        stepAndPlan({ kind: 'stirred' });
         break;
       case 'log':
         log(message.level, message.event, message.fields);

@@ -42,7 +42,10 @@ export function parseWorkerMessage(value: unknown): WorkerToAgent | null {
         sequence: readCount(message['sequence']),
         tunnels: readList(message['tunnels'], readTunnel),
         bufferedBytes: readCount(message['bufferedBytes']),
+        isResting: message['isResting'] === true,
       };
+    case 'stirred':
+      return { kind };
     case 'hello':
       return {
         kind,

@@ -69,7 +69,7 @@ beforeEach(() => {
         callbackSocket: null,
       }),
     },
-    { onMessage() {}, onLost() {}, onReturned() {}, onReady() {} },
+    { onMessage() {}, onTraffic() {}, onLost() {}, onReturned() {}, onReady() {} },
   );
 });
 
