@@ -205,16 +205,20 @@ test('the mount helper is built from Node and our own files alone, so that it st
   expect(sources).toContain('src/core/mount-spec.ts');
 });
 
-test('the tunnel worker knows sockets and TLS only', async () => {
+test('the tunnel worker knows sockets and TLS only, and in one place the TCP tables of the kernel', async () => {
   const { sources, packages, node } = await readBundle('src/tunnel/worker.ts');
 
   expect(packages).toEqual([]);
   expect(sources.filter((name) => !/^src\/(core|tunnel)\//.test(name))).toEqual([]);
-  expect(
-    node.filter(
-      (name) => !['node:net', 'node:tls', 'node:util', 'node:timers/promises', 'node:crypto'].includes(name),
-    ),
-  ).toEqual([]);
+  const known = ['node:net', 'node:tls', 'node:timers/promises', 'node:util', 'node:crypto', 'node:os'];
+  expect(node.filter((name) => !known.includes(name))).toEqual(['node:fs']);
+  const reading = sources.filter((name) => readFileSync(name, 'utf8').includes("from 'node:fs"));
+  expect(reading).toEqual(['src/tunnel/send-queues.ts']);
+  expect(readFileSync(reading[0]!, 'utf8').match(/readFileSync\(|'\/[^']*'/g)).toEqual([
+    "'/proc/net/tcp6'",
+    "'/proc/net/tcp'",
+    'readFileSync(',
+  ]);
 });
 
 test('the agent carries neither the AWS SDK nor node-forge nor yargs, nor the tunnel or identity code', async () => {

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { parseConfig } from '../core/config.ts';
 import { asAgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
+import { planBudgetBytes } from '../core/memory-budget.ts';
 import type { Log } from '../core/ports.ts';
 import { version } from '../core/version.ts';
 import { parseWorkerMessage } from '../core/worker-message.ts';
@@ -13,6 +14,7 @@ import { startChild } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
+import { readMemoryLimit } from '../host/memory-limit.ts';
 import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
 import { generatePrivateKey } from '../host/private-key.ts';
@@ -50,9 +52,6 @@ export interface Agent {
   close(): void;
 }
 
-/** Bytes all sessions of a worker may hold together: a tenth of the memory, within sensible bounds. */
-const budgetBytes = Math.min(256, Math.max(32, Math.floor(totalmem() / 10 / 2 ** 20))) * 2 ** 20;
-
 /** Builds the edges and hands them out: the only place that knows both the agent's parts and the machine. */
 export async function wireAgent(
   runtimeDirectory: string,
@@ -85,7 +84,7 @@ export async function wireAgent(
       startMessage: () => ({
         kind: 'start',
         dropTo,
-        budgetBytes,
+        budgetBytes: planBudgetBytes(totalmem(), readMemoryLimit()),
         stallTimeoutMs,
         maxConnections,
         callbackSocket: workerSocketPath(runtimeDirectory),

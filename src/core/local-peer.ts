@@ -42,13 +42,22 @@ export function formatSocketKeys(
  *
  * Errors: none; null for the heading and for whatever else is no socket.
  */
-export function parseSocketLine(line: string): { key: string; readOwner(): SocketOwner | null } | null {
+export function parseSocketLine(line: string): {
+  key: string;
+  readOwner(): SocketOwner | null;
+  /** Bytes that were sent, or wait for it, and that the other side has not acknowledged. */
+  readUnacknowledged(): number | null;
+} | null {
   const start = line.indexOf(': ') + 2;
   const middle = line.indexOf(' ', start);
   const end = line.indexOf(' ', middle + 1);
   if (start < 2 || middle < 0 || end < 0) return null;
   return {
     key: line.slice(start, end),
+    readUnacknowledged() {
+      const bytes = /^[0-9A-F]{2} ([0-9A-F]{8}):/.exec(line.slice(end + 1))?.[1];
+      return bytes === undefined ? null : Number.parseInt(bytes, 16);
+    },
     readOwner() {
       // st, queues, timer, retransmissions, uid, timeout, inode
       const [, , , , uid, , inode] = line

@@ -6,6 +6,7 @@ export interface StallState {
   receivedBytes: number;
   takenBytes: number;
   backlogBytes: number;
+  unacknowledgedBytes: number | null;
   /** Ticks in a row in which something was owed and nothing moved. */
   silentTicks: number;
 }
@@ -20,6 +21,8 @@ export interface StallObservation {
   takenBytes: number;
   /** Bytes that wait for the kernel to take them: its own buffer is full. */
   backlogBytes: number;
+  /** Of what the kernel has taken, what the mount target has not acknowledged; null = unknown. */
+  unacknowledgedBytes: number | null;
   /** We do not read from it at the moment: its silence is our doing. */
   paused: boolean;
 }
@@ -28,6 +31,7 @@ export const initialStallState: StallState = {
   receivedBytes: 0,
   takenBytes: 0,
   backlogBytes: 0,
+  unacknowledgedBytes: null,
   silentTicks: 0,
 };
 
@@ -36,7 +40,8 @@ export const initialStallState: StallState = {
  * has moved for more than `limitTicks` ticks.
  *
  * What the kernel takes counts as movement only when it had refused some before: into an empty buffer it also takes
- * what never arrives. Ticks are counted, not time: while this process is stopped nobody falls silent.
+ * what never arrives. Where the kernel's own buffer is large, it takes none for minutes from a mount target that is only slow:
+ * then what that acknowledges counts, and it is seen by what is left becoming less. Ticks are counted, not time: while this process is stopped nobody falls silent.
  *
  * Units: ticks of the caller; at the first tick that finds a debt it may be almost one tick younger. Errors: none.
  * Source: our choice; the kernel's own retransmission limit is 15 minutes.
@@ -49,10 +54,19 @@ export function decideStall(
   const owed = now.owesAnswer || now.backlogBytes > 0;
   const moved =
     now.receivedBytes !== state.receivedBytes ||
-    (state.backlogBytes > 0 && now.takenBytes !== state.takenBytes);
+    (state.backlogBytes > 0 && now.takenBytes !== state.takenBytes) ||
+    (state.unacknowledgedBytes ?? 0) > (now.unacknowledgedBytes ?? Number.POSITIVE_INFINITY);
   const silentTicks = !owed || moved || now.paused ? 0 : state.silentTicks + 1;
-  const { receivedBytes, takenBytes, backlogBytes } = now;
-  return [{ receivedBytes, takenBytes, backlogBytes, silentTicks }, silentTicks > limitTicks];
+  const { receivedBytes, takenBytes, backlogBytes, unacknowledgedBytes } = now;
+  return [
+    { receivedBytes, takenBytes, backlogBytes, unacknowledgedBytes, silentTicks },
+    silentTicks > limitTicks,
+  ];
+}
+
+/** Whether it is time to ask the kernel what is not acknowledged: from half of the limit on. */
+export function isSuspicious(state: StallState, limitTicks: number): boolean {
+  return state.silentTicks >= Math.floor(limitTicks / 2);
 }
 
 /** Doubling stops here: a mount target that is only slow gets eight times the limit in the end. */

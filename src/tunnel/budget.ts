@@ -7,16 +7,17 @@ export interface FlowSource {
 /**
  * The bytes that all sessions of a worker may hold together, and one mark for each flow.
  *
- * A flow is one direction of one session. A flow above its own mark stops reading. When all flows
- * together are above the limit, the ones that hold most stop reading, one at each further read, until
- * a quarter of the limit is free again. A flow that holds nothing may always read: sessions whose
- * peers are slow cannot stop a session whose peers are quick.
+ * A flow is one direction of one session; the flows of a tunnel share a share. A flow above its own mark stops reading. When
+ * all flows together are above the limit, of the share that holds most the flow that holds most stops reading, one at each
+ * further read, until a quarter of the limit is free again: a mount with many connections does not stop one with a single
+ * connection. A flow that holds nothing may always read: sessions whose peers are slow cannot stop a session whose
+ * peers are quick.
  *
  * Units: bytes. The limit can be exceeded by what one read brings, once for each flow.
  */
 export class Budget {
   readonly #limitBytes: number;
-  readonly #flows = new Set<Flow>();
+  readonly #shares = new Set<BudgetShare>();
   #heldBytes = 0;
   #exceeded = false;
 
@@ -33,13 +34,12 @@ export class Budget {
     return this.#exceeded;
   }
 
-  openFlow(markBytes: number, source: FlowSource): Flow {
-    const flow = new Flow(this, markBytes, source);
-    this.#flows.add(flow);
-    return flow;
+  /** For the flows of one tunnel; it counts while it has any. */
+  openShare(): BudgetShare {
+    return new BudgetShare(this);
   }
 
-  /** Called by flows only. */
+  /** Called by shares only. */
   account(deltaBytes: number): void {
     this.#heldBytes += deltaBytes;
     if (deltaBytes > 0 && (this.#exceeded || this.#heldBytes > this.#limitBytes)) {
@@ -47,17 +47,79 @@ export class Budget {
       this.#largestReading()?.pause();
     } else if (this.#exceeded && this.#heldBytes <= this.#limitBytes * 0.75) {
       this.#exceeded = false;
-      for (const flow of this.#flows) flow.resumeIfAllowed();
+      for (const share of this.#shares) share.resumeAllowed();
     }
+  }
+
+  /** Called by shares only. */
+  keep(share: BudgetShare): void {
+    this.#shares.add(share);
+  }
+
+  /** Called by shares only. */
+  forget(share: BudgetShare): void {
+    this.#shares.delete(share);
+  }
+
+  #largestReading(): Flow | null {
+    let largest: Flow | null = null;
+    let mostBytes = 0;
+    for (const share of this.#shares) {
+      if (share.heldBytes <= mostBytes) continue;
+      const flow = share.largestReading();
+      if (flow === null) continue;
+      largest = flow;
+      mostBytes = share.heldBytes;
+    }
+    return largest;
+  }
+}
+
+/** The flows of one tunnel. */
+export class BudgetShare {
+  readonly #budget: Budget;
+  readonly #flows = new Set<Flow>();
+  #heldBytes = 0;
+
+  constructor(budget: Budget) {
+    this.#budget = budget;
+  }
+
+  get heldBytes(): number {
+    return this.#heldBytes;
+  }
+
+  get exceeded(): boolean {
+    return this.#budget.exceeded;
+  }
+
+  openFlow(markBytes: number, source: FlowSource): Flow {
+    const flow = new Flow(this, markBytes, source);
+    this.#flows.add(flow);
+    this.#budget.keep(this);
+    return flow;
+  }
+
+  /** Called by flows only. */
+  account(deltaBytes: number): void {
+    this.#heldBytes += deltaBytes;
+    this.#budget.account(deltaBytes);
   }
 
   /** Called by flows only. */
   forget(flow: Flow): void {
     this.#flows.delete(flow);
+    if (this.#flows.size === 0) this.#budget.forget(this);
   }
 
-  #largestReading(): Flow | undefined {
-    let largest: Flow | undefined;
+  /** Called by the budget only. */
+  resumeAllowed(): void {
+    for (const flow of this.#flows) flow.resumeIfAllowed();
+  }
+
+  /** Called by the budget only: the flow that holds most of those that read and hold anything. */
+  largestReading(): Flow | null {
+    let largest: Flow | null = null;
     for (const flow of this.#flows) {
       if (!flow.paused && flow.heldBytes > (largest?.heldBytes ?? 0)) largest = flow;
     }
@@ -67,15 +129,15 @@ export class Budget {
 
 /** One direction of one session: how much it holds, and whether it may read. */
 export class Flow {
-  readonly #budget: Budget;
+  readonly #share: BudgetShare;
   #markBytes: number;
   readonly #source: FlowSource;
   #heldBytes = 0;
   #paused = false;
   #closed = false;
 
-  constructor(budget: Budget, markBytes: number, source: FlowSource) {
-    this.#budget = budget;
+  constructor(share: BudgetShare, markBytes: number, source: FlowSource) {
+    this.#share = share;
     this.#markBytes = markBytes;
     this.#source = source;
   }
@@ -101,7 +163,7 @@ export class Flow {
     if (deltaBytes === 0 || this.#closed) return;
     this.#heldBytes = heldBytes;
     if (heldBytes > this.#markBytes) this.pause();
-    this.#budget.account(deltaBytes);
+    this.#share.account(deltaBytes);
     if (deltaBytes < 0) this.resumeIfAllowed();
   }
 
@@ -114,7 +176,7 @@ export class Flow {
   resumeIfAllowed(): void {
     if (!this.#paused || this.#closed) return;
     if (this.#heldBytes > this.#markBytes / 2) return;
-    if (this.#budget.exceeded && this.#heldBytes > 0) return;
+    if (this.#share.exceeded && this.#heldBytes > 0) return;
     this.#paused = false;
     this.#source.resume();
   }
@@ -123,8 +185,8 @@ export class Flow {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#budget.forget(this);
-    this.#budget.account(-this.#heldBytes);
+    this.#share.account(-this.#heldBytes);
+    this.#share.forget(this);
     this.#heldBytes = 0;
   }
 }

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net';
 import { CallLedger, RecordReader } from '../core/rpc-record.ts';
-import { decideStall, initialStallState } from '../core/stall.ts';
+import { decideStall, initialStallState, isSuspicious } from '../core/stall.ts';
 import type { Flow } from './budget.ts';
 import type { Upstream } from './dial.ts';
 import type { SlabPool } from './gather.ts';
@@ -79,8 +79,13 @@ export class Lane {
    * Once a tick: true when the mount target has owed something for too long and moved nothing.
    *
    * @param sendingXid of the request that is being sent, whose answer is not owed yet; null when there is none.
+   * @param readUnacknowledged asks the kernel, which is not free.
    */
-  tick(limitTicks: number, sendingXid: number | null): boolean {
+  tick(
+    limitTicks: number,
+    sendingXid: number | null,
+    readUnacknowledged: (socket: Socket) => number | null,
+  ): boolean {
     const unfinished = sendingXid !== null && this.ledger.isUnanswered(sendingXid) ? 1 : 0;
     const backlogBytes = this.heldBytes;
     const [next, stalled] = decideStall(
@@ -90,6 +95,7 @@ export class Lane {
         receivedBytes: this.receivedBytes,
         takenBytes: this.#sentBytes - backlogBytes,
         backlogBytes,
+        unacknowledgedBytes: isSuspicious(this.#stall, limitTicks) ? readUnacknowledged(this.socket) : null,
         paused: this.paused,
       },
       limitTicks,

@@ -6,7 +6,7 @@ import { RecordReader } from '../core/rpc-record.ts';
 import { decideScale, initialScaleState, type ScaleObservation } from '../core/scale-up.ts';
 import { tickMs } from '../core/stall.ts';
 import type { SessionCounters, SessionEnd, SessionState, UpstreamFacts } from '../core/worker-protocol.ts';
-import type { Budget, Flow } from './budget.ts';
+import type { BudgetShare, Flow } from './budget.ts';
 import type { Upstream } from './dial.ts';
 import { Gatherer, type SlabPool } from './gather.ts';
 import { Lane } from './lane.ts';
@@ -25,7 +25,9 @@ const leaveMs = 1_000;
 
 /** What a session asks of its tunnel, and tells it. */
 export interface SessionHost {
-  budget: Budget;
+  budget: BudgetShare;
+  /** Of what the kernel has taken for a connection, what the mount target has not acknowledged; null = unknown. */
+  unacknowledgedBytes(socket: Socket): number | null;
   slabs: SlabPool;
   random: () => number;
   /** Ticks of the worker so far. */
@@ -170,7 +172,7 @@ export class Session {
     for (const lane of this.#lanes) {
       const isSending = this.#wide === null || this.#wide.spreader.isSendingOn(lane);
       const sendingXid = isSending && !reader.atBoundary && reader.headKnown ? reader.xid : null;
-      if (!lane.tick(stallLimitTicks, sendingXid)) continue;
+      if (!lane.tick(stallLimitTicks, sendingXid, this.#host.unacknowledgedBytes)) continue;
       this.#host.stalled(lane.upstream.facts, this.state);
       this.#end('stalled', null);
       return;

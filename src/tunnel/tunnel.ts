@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { SecureContext } from 'node:tls';
 import { planDelayMs } from '../core/backoff.ts';
@@ -18,7 +19,7 @@ import type {
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
 import { bindUpstream, ProxyIdentities } from './bind.ts';
-import type { Budget } from './budget.ts';
+import type { Budget, BudgetShare } from './budget.ts';
 import { createTunnelContext, dialUpstream, renderEndpoint, type Upstream } from './dial.ts';
 import type { SlabPool } from './gather.ts';
 import { Local, type LocalHandle, resetLocal } from './local.ts';
@@ -49,6 +50,7 @@ interface Binding {
 /** What all tunnels of a worker share. */
 export interface TunnelHost {
   budget: Budget;
+  unacknowledgedBytes(socket: Socket): number | null;
   slabs: SlabPool;
   random: () => number;
   /** A mount target that owes something is silent for at most this many ticks. */
@@ -83,6 +85,7 @@ export class Tunnel {
   /** Sessions that stalled since a mount target last answered one. */
   #stallsInARow = 0;
   #retiring = false;
+  readonly #budget: BudgetShare;
   readonly #identities = new ProxyIdentities();
   #bindForm: BindForm = 'current';
   /** Mount targets that did not know how to bind, in a row. */
@@ -98,6 +101,7 @@ export class Tunnel {
   constructor(id: string, host: TunnelHost) {
     this.id = id;
     this.#host = host;
+    this.#budget = host.budget.openShare();
     this.#secureContext = new AgentError('internal', `tunnel ${id} was given no certificates`);
   }
 
@@ -211,7 +215,8 @@ export class Tunnel {
     this.#log('info', 'session.accepted', { session: sessionId });
     let binding: Binding | null = null;
     const session = new Session(sessionId, local, {
-      budget: this.#host.budget,
+      budget: this.#budget,
+      unacknowledgedBytes: this.#host.unacknowledgedBytes,
       slabs: this.#host.slabs,
       random: this.#host.random,
       nowTick: this.#host.nowTick,

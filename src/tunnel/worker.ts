@@ -2,7 +2,7 @@
  * The tunnel worker's entry point: carries bytes between local sockets and mount targets, as the agent says.
  *
  * Started by `child_process.fork` with serialization `advanced`; messages are those of core/worker-protocol.
- * Knows sockets and TLS only: it reads no file, no environment, no argument.
+ * Knows sockets and TLS only: it reads no file but the kernel's table of TCP connections, no environment, no argument.
  */
 import { AgentError, asAgentError, type Details } from '../core/errors.ts';
 import type { EventName } from '../core/events.ts';
@@ -14,6 +14,7 @@ import { Budget } from './budget.ts';
 import { SlabPool } from './gather.ts';
 import { type LocalHandle, resetLocal } from './local.ts';
 import { NextAgent } from './next-agent.ts';
+import { SendQueues } from './send-queues.ts';
 import { Tunnel, type TunnelHost } from './tunnel.ts';
 
 type Start = Extract<AgentToWorker, { kind: 'start' }>;
@@ -79,8 +80,10 @@ function start(message: Start): void {
     }
   }
   callbackSocket = message.callbackSocket;
+  const queues = new SendQueues(() => ticks);
   host = {
     budget: new Budget(message.budgetBytes),
+    unacknowledgedBytes: (socket) => queues.unacknowledgedBytes(socket),
     slabs: new SlabPool(),
     random: Math.random,
     stallLimitTicks: Math.ceil(message.stallTimeoutMs / tickMs),

@@ -13,6 +13,7 @@ const quiet: StallObservation = {
   receivedBytes: 0,
   takenBytes: 0,
   backlogBytes: 0,
+  unacknowledgedBytes: null,
   paused: false,
 };
 
@@ -52,6 +53,30 @@ test('bytes that wait for a full kernel buffer and do not move are a stall, requ
   expect(stallsAt(repeat({ ...quiet, takenBytes: 100, backlogBytes: 10 }, 30), 20)).toBe(21);
 });
 
+test('a request that waits in a large kernel buffer is no stall while the mount target acknowledges some of it', () => {
+  const leaving = Array.from({ length: 1_000 }, (_, tick) => ({
+    ...quiet,
+    owesAnswer: true,
+    takenBytes: 4_000_000,
+    backlogBytes: 500_000,
+    // The kernel is asked from half of the limit on.
+    unacknowledgedBytes: tick % 20 < 10 ? null : 4_000_000 - tick * 1_000,
+  }));
+
+  expect(stallsAt(leaving, 20)).toBeNull();
+});
+
+test('requests that the kernel takes and nobody acknowledges are a stall, however many are added', () => {
+  const growing = Array.from({ length: 30 }, (_, tick) => ({
+    ...quiet,
+    owesAnswer: true,
+    takenBytes: tick * 200,
+    unacknowledgedBytes: tick * 200,
+  }));
+
+  expect(stallsAt(growing, 20)).toBe(21);
+});
+
 test('a large request that leaves slowly is no stall', () => {
   const leaving = Array.from({ length: 1_000 }, (_, tick) => ({
     ...quiet,
@@ -83,6 +108,7 @@ test('whatever it shows, a connection stalls only after more than the limit of t
     receivedBytes: fc.nat(2),
     takenBytes: fc.nat(2),
     backlogBytes: fc.nat(1),
+    unacknowledgedBytes: fc.option(fc.nat(2)),
     paused: fc.boolean(),
   });
   fc.assert(

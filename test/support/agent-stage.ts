@@ -13,7 +13,7 @@ import {
 import type { AddressInfo, Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import tls from 'node:tls';
+import tls, { type TLSSocket } from 'node:tls';
 import type { AgentStatus } from '../../src/core/control-protocol.ts';
 import { type MountTable, openMountTable } from './mount-table.ts';
 import { createTemporaryCa, type TemporaryCa, type TemporaryCertificateOptions } from './temporary-ca.ts';
@@ -63,7 +63,10 @@ export interface AgentStage {
   environment: NodeJS.ProcessEnv;
   /** Writes the configuration again: lines for `[mount]` and lines for `[agent]`. */
   configure(mount: string[], agent: string[]): void;
-  startTarget(certificate?: TemporaryCertificateOptions): Promise<EchoTarget>;
+  startTarget(
+    certificate?: TemporaryCertificateOptions,
+    serve?: (socket: TLSSocket) => void,
+  ): Promise<EchoTarget>;
   /** The local mount target of efs-agent itself, with instance metadata; configures the agent for it. */
   startLocalTarget(policy: object | null): Promise<LocalTarget>;
   startAgent(): Promise<Running>;
@@ -139,8 +142,8 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       ];
       writeFileSync(conf, `${lines.join('\n')}\n`);
     },
-    async startTarget(options = { names: [targetName] }) {
-      const target = await startEchoTarget(ca, options);
+    async startTarget(options = { names: [targetName] }, serve = (socket) => void socket.pipe(socket)) {
+      const target = await startEchoTarget(ca, options, serve);
       targets.add(target);
       // An echo is no mount target: it would send a bind call back.
       stage.configure([], [`mount_target_port = ${target.port}`, 'max_connections = 1']);
@@ -246,7 +249,11 @@ function startProgram(program: string, argv: string[], environment: NodeJS.Proce
   return { child, stdout: () => stdout, stderr: () => stderr, ended };
 }
 
-async function startEchoTarget(ca: TemporaryCa, options: TemporaryCertificateOptions): Promise<EchoTarget> {
+async function startEchoTarget(
+  ca: TemporaryCa,
+  options: TemporaryCertificateOptions,
+  serve: (socket: TLSSocket) => void,
+): Promise<EchoTarget> {
   const certificate = ca.issue(options);
   const sockets = new Set<Socket>();
   let accepted = 0;
@@ -260,7 +267,7 @@ async function startEchoTarget(ca: TemporaryCa, options: TemporaryCertificateOpt
     (socket) => {
       accepted += 1;
       socket.on('error', () => socket.destroy());
-      socket.pipe(socket);
+      serve(socket);
     },
   );
   server.on('connection', (socket: Socket) => {

@@ -1,16 +1,18 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { Budget, type Flow } from '../../src/tunnel/budget.ts';
+import { Budget, type BudgetShare, type Flow } from '../../src/tunnel/budget.ts';
 
 interface Watched {
   flow: Flow;
   reading: boolean;
 }
 
-function openFlow(budget: Budget, markBytes = 1_000): Watched {
+/** A flow of a tunnel of its own, unless it is given the share of one. */
+function openFlow(of: Budget | BudgetShare, markBytes = 1_000): Watched {
+  const share = of instanceof Budget ? of.openShare() : of;
   const watched: Watched = {
     reading: true,
-    flow: budget.openFlow(markBytes, {
+    flow: share.openFlow(markBytes, {
       pause: () => {
         watched.reading = false;
       },
@@ -44,6 +46,19 @@ test('above the limit the flow that holds most stops reading first', () => {
   last.flow.hold(150);
 
   expect([small.reading, large.reading, last.reading]).toEqual([true, false, true]);
+});
+
+test('a mount with many connections stops before one with a single connection that holds more than each of them', () => {
+  const budget = new Budget(1_000);
+  const share = budget.openShare();
+  const many = Array.from({ length: 9 }, () => openFlow(share));
+  const single = openFlow(budget);
+  single.flow.hold(200);
+
+  for (const { flow } of many) flow.hold(100);
+
+  expect(single.reading).toBe(true);
+  expect(many.some(({ reading }) => !reading)).toBe(true);
 });
 
 test('a flow whose peer is quick goes on although the others fill the budget', () => {

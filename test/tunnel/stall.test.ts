@@ -67,6 +67,25 @@ test('a connection on which nothing is asked may be silent for ever', async () =
   expect(wires[0].accepted()).toBe(1);
 });
 
+test('a mount target that reads slowly is no stall, although the kernel takes nothing for it for longer than the limit', async () => {
+  const peer = await startPeer(stage.certificate, {
+    serve(socket) {
+      socket.pause();
+      const reading = setInterval(() => socket.read(30_000), 200);
+      socket.on('close', () => clearInterval(reading));
+    },
+  });
+  const worker = await stage.startTunnel({ stallTimeoutMs: 3_000 });
+  stage.atEnd(peer.close);
+  const client = await connectTo(await worker.listen('t', [peer.endpoint]));
+  for (let xid = 1; xid <= 16; xid += 1) client.write(call(xid, 1024 * 1024));
+
+  await ticks(worker, 10_000);
+
+  expect(worker.said).not.toContainEqual(expect.objectContaining({ kind: 'session.closed' }));
+  client.destroy();
+}, 60_000);
+
 test('a slow answer is no stall while its bytes come', async () => {
   const { worker, rpc, peer, port } = await start();
   const client = await connectTo(port);
