@@ -242,7 +242,8 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
       const message = { kind: 'tunnel.open', tunnelId, tls, dialTimeoutMs } as const;
       tunnels.set(tunnelId, message);
       if (isUp()) child?.send(message);
-      else tick();
+      // While a worker starts its ticks are counted: thirty mounts at once are not thirty seconds.
+      else if (child === null) tick();
     },
     closeTunnel(tunnelId) {
       for (const [requestId, probe] of probes) {

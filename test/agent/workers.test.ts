@@ -7,6 +7,7 @@ import { FakeClock } from '../support/fake-clock.ts';
 interface Peer {
   sent: AgentToWorker[];
   probes(): string[];
+  killed(): boolean;
   say(message: WorkerToAgent): void;
   end(): void;
   child: WorkerChild;
@@ -16,9 +17,11 @@ function openPeer(pid: number): Peer {
   const sent: AgentToWorker[] = [];
   let say: (message: WorkerToAgent) => void = () => {};
   let end: (how: string) => void = () => {};
+  let killed = false;
   return {
     sent,
     probes: () => sent.flatMap((message) => (message.kind === 'tunnel.probe' ? [message.tunnelId] : [])),
+    killed: () => killed,
     say: (message) => say(message),
     end: () => end('killed by SIGKILL'),
     child: {
@@ -30,7 +33,9 @@ function openPeer(pid: number): Peer {
       onExit: (listener) => {
         end = listener;
       },
-      kill: () => {},
+      kill: () => {
+        killed = true;
+      },
     },
   };
 }
@@ -71,6 +76,23 @@ beforeEach(() => {
     },
     { onMessage() {}, onTraffic() {}, onLost() {}, onReturned() {}, onReady() {} },
   );
+});
+
+test('a worker that is about to start is not taken for hung because thirty mounts ask for it', () => {
+  names(1, 30).forEach(probe);
+
+  expect(peers).toHaveLength(1);
+  expect(peers[0]!.killed()).toBe(false);
+});
+
+test('a worker that has not started after twenty seconds is replaced', async () => {
+  probe('tunnel-1');
+
+  await clock.pass(19_000);
+  expect(peers[0]!.killed()).toBe(false);
+  await clock.pass(3_000);
+
+  expect(peers[0]!.killed()).toBe(true);
 });
 
 function probe(tunnelId: string): void {
