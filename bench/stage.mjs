@@ -187,6 +187,11 @@ export function needProgram(program, packageName, say, unwantedUnits = []) {
   if (!isInPath(program)) throw new Unavailable(`${program} is not in PATH`);
 }
 
+/** Makes sure that a file of a package is there. Errors: `Unavailable`. */
+export function needFile(path, packageName, why, say) {
+  if (!existsSync(path)) installPackage(packageName, why, say);
+}
+
 function installPackage(name, why, say) {
   if (process.getuid() !== 0 || !existsSync('/usr/bin/apt-get')) {
     throw new Unavailable(`the package ${name} is not installed`);
@@ -267,8 +272,8 @@ function makeCertificates(stage) {
 
 function compileLoad(stage) {
   needProgram('cc', 'gcc', stage.say);
-  if (!existsSync('/usr/include/openssl/ssl.h'))
-    installPackage('libssl-dev', "for OpenSSL's headers", stage.say);
+  needFile('/usr/include/stdio.h', 'libc6-dev', 'for the compiler', stage.say);
+  needFile('/usr/include/openssl/ssl.h', 'libssl-dev', "for OpenSSL's headers", stage.say);
   const source = join(import.meta.dirname, 'load.c');
   execFileSync('cc', ['-O2', '-Wall', '-Wextra', '-o', stage.load, source, '-lssl', '-lcrypto', '-lpthread']);
 }

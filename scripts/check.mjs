@@ -104,6 +104,9 @@ async function checkAll() {
   if (!hasVm) return;
   await runStep('package tests', () => runTests('packages', ownNode, 10 * minuteMs));
   await runStep('kernel tests', () => runTests('kernel', ownNode, 20 * minuteMs));
+  await runStep('faults', () =>
+    command([process.execPath, 'bench/chaos/chaos.mjs', '--short'], { deadlineMs: 10 * minuteMs }),
+  );
 }
 
 /** Runs one step, prints its line, and says whether it held. */

@@ -3,7 +3,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ensureVm, VmUnavailable } from '../../scripts/vm/machine.mjs';
-import { needProgram } from '../stage.mjs';
+import { needFile, needProgram } from '../stage.mjs';
 import { enclosedDirectory, runEnclosed } from './enclosure.mjs';
 import { faults } from './faults.mjs';
 
@@ -57,6 +57,8 @@ function readArguments() {
 /** Everything that needs the network or the whole machine; then the run itself, apart from it. */
 async function prepareAndRun() {
   needProgram('cc', 'gcc', say);
+  needFile('/usr/include/stdio.h', 'libc6-dev', 'for the compiler', say);
+  needProgram('ganesha.nfsd', 'nfs-ganesha-vfs', say, ['nfs-ganesha.service']);
   needProgram('ip', 'iproute2', say);
   await ensureVm(say);
   if (!existsSync('dist/agent.cjs')) throw new Error('dist is missing: run "npm run build" first');
@@ -88,7 +90,7 @@ async function runInside(options) {
   });
   breaches.push(...findRunBreaches(outcome));
   const table = formatResults(options.chosen, outcome.results);
-  process.stdout.write(table);
+  process.stdout.write(`${table}\n`);
   for (const breach of breaches) process.stdout.write(`broken: ${breach}\n`);
   const { operations, bytesChecked } = outcome.totals;
   process.stdout.write(

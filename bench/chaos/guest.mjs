@@ -56,8 +56,9 @@ export async function openGuest({ directory, verify, say }) {
       return nfs.map((line) => `${line.split(' ')[0]} ${line.split(' ')[4]}`);
     },
     async unmountAll() {
+      // The agent looks as soon as the kernel hangs up: it must not see what is about to go.
+      table.show('');
       for (const { name } of mounts) await must(['umount', join(directory, 'mnt', name)]);
-      await showMounts();
     },
     /** Starts the writer and reader of a mount; `onLine` hears each line with the time it came. */
     startVerify(name, onLine) {
@@ -91,7 +92,7 @@ export async function openGuest({ directory, verify, say }) {
 function openTable(directory) {
   mkdirSync(join(directory, 'mnt'));
   chmodSync(join(directory, 'mnt'), 0o755);
-  for (const { name } of mounts) mkdirSync(join(directory, 'mnt', name));
+  for (const name of [...mounts.map((mount) => mount.name), 'extra']) mkdirSync(join(directory, 'mnt', name));
   const holder = spawn('unshare', ['--mount', 'sleep', 'infinity'], { stdio: 'ignore' });
   const own = readlinkSync('/proc/self/ns/mnt');
   while (readlinkSync(`/proc/${holder.pid}/ns/mnt`) === own) execFileSync('sleep', ['0.01']);

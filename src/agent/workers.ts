@@ -116,9 +116,10 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   /** The next tick moves only when the event changes its distance: no worker can put it off for ever. */
   function stepAndPlan(event: WorkerEvent): void {
     const wanted = tunnels.size > 0;
-    const beforeMs = planTickMs(state, wanted);
+    const nowMonoMs = clock.monoMs();
+    const beforeMs = planTickMs(state, wanted, nowMonoMs);
     step(event);
-    if (planTickMs(state, wanted) !== beforeMs) scheduleTick();
+    if (planTickMs(state, wanted, nowMonoMs) !== beforeMs) scheduleTick();
   }
 
   function tick(): void {
@@ -131,7 +132,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     timer?.cancel();
     timer = null;
     const wanted = tunnels.size > 0;
-    if (wanted || child !== null) timer = clock.schedule(planTickMs(state, wanted), tick);
+    if (wanted || child !== null) timer = clock.schedule(planTickMs(state, wanted, clock.monoMs()), tick);
   }
 
   function start(): void {

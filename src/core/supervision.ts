@@ -93,8 +93,14 @@ export function decideWorker(
   }
 }
 
-/** How long until the next tick, in milliseconds. A worker that nobody wants is dismissed after so many ticks. */
-export function planTickMs(state: WorkerState, wanted: boolean): number {
+/**
+ * How long until the next tick. A worker that nobody wants is dismissed after so many ticks; one that is waited for is started
+ * when it is due, not at the tick after that.
+ *
+ * Units: milliseconds; `nowMonoMs` monotonic. Errors: none.
+ */
+export function planTickMs(state: WorkerState, wanted: boolean, nowMonoMs: number): number {
+  if (state.kind === 'down') return Math.max(0, Math.min(tickMs, state.dueMonoMs - nowMonoMs));
   const isCalm = wanted && state.kind === 'up' && state.isResting && state.unanswered === 0;
   return isCalm ? restingTickMs : tickMs;
 }

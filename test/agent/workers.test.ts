@@ -157,3 +157,15 @@ test('a mount that is given up before its turn is not greeted for, and takes nob
   await expect.poll(() => ends.get('tunnel-9')).toBe('interrupted');
   expect(peer.probes()).toEqual([...names(1, 8), 'tunnel-10']);
 });
+
+test('a worker that is killed again within a minute is replaced at once, not a second later', async () => {
+  workers.openTunnel('tunnel', tls, 10_000);
+  for (const pid of [1, 2]) {
+    peers[pid - 1]!.say({ kind: 'ready', pid });
+    await clock.pass(2_300);
+    peers[pid - 1]!.end();
+    await clock.pass(200);
+
+    expect(peers).toHaveLength(pid + 1);
+  }
+});

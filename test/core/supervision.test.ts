@@ -158,15 +158,15 @@ test('the pulse of a worker that rests is felt more rarely, until it stirs or do
   };
 
   answer(false);
-  expect(planTickMs(worker.state, true)).toBe(tickMs);
+  expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
   answer(true);
-  expect(planTickMs(worker.state, true)).toBe(restingTickMs);
-  expect(planTickMs(worker.state, false)).toBe(tickMs);
+  expect(planTickMs(worker.state, true, 0)).toBe(restingTickMs);
+  expect(planTickMs(worker.state, false, 0)).toBe(tickMs);
   worker.feed({ kind: 'stirred' });
-  expect(planTickMs(worker.state, true)).toBe(tickMs);
+  expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
   answer(true);
   worker.tick();
-  expect(planTickMs(worker.state, true)).toBe(tickMs);
+  expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
 });
 
 test('a late answer to an older pulse does not clear the newer ones', () => {
