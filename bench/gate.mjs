@@ -6,14 +6,21 @@ import { openEfsAgent, ownRelays } from './relays.mjs';
 import { openStage, startServer, waitFor } from './stage.mjs';
 import { formatTable } from './tables.mjs';
 
-const seconds = 1.5;
+/** A window in which too few records pass, because the machine is busy with others, is repeated, longer. */
+const windowSeconds = [1.5, 3, 6];
 const tracepoint = 'raw_syscalls:sys_enter';
 
 /**
- * System calls of agent and worker for each record (call and reply together). Measured 6 to 8, 0.5 to 1.6, 32 to 38,
- * 23 to 29. A relay that loses its gathering makes 64 more for each MiB; 6 for a small call is none shared with another.
+ * System calls of agent and worker for each record (call and reply together), and how many records make a figure: what
+ * the processes do besides, each second, must not count. Measured 6.1 to 7.3, 0.2 to 0.3, 37, 42 to 44. A relay that
+ * loses its gathering makes 64 more for each MiB; 6 for a small call is none shared with another.
  */
-const limits = { 'calls-1': 10, 'calls-64': 6, 'reads-1m': 85, 'writes-1m': 60 };
+const limits = {
+  'calls-1': { most: 11, records: 2_000 },
+  'calls-64': { most: 4, records: 4_000 },
+  'reads-1m': { most: 80, records: 60 },
+  'writes-1m': { most: 90, records: 60 },
+};
 /** Where system calls cannot be counted: CPU for each unit against plain pipe() in the same run. */
 const mostOfPipe = 1.5;
 
@@ -29,7 +36,7 @@ export async function measureGate({ say }) {
       counter === undefined
         ? await compareWithPipe(stage, server, relay)
         : await countCalls(stage, server, relay, counter);
-    const held = results.every(({ measured, limit }) => measured <= limit);
+    const held = results.every((result) => judge(result) !== 'EXCEEDED');
     const how = counter?.name ?? 'CPU';
     return { machine: describeMachine(), date: new Date().toISOString(), how, held, results };
   } finally {
@@ -61,7 +68,17 @@ function works(command, args, sign) {
 
 async function countCalls(stage, server, relay, counter) {
   const results = [];
-  for (const [id, limit] of Object.entries(limits)) {
+  for (const [id, { most, records }] of Object.entries(limits)) {
+    const { measured, counted } = await countOne(stage, server, relay, counter, id, records);
+    const isEnough = counted >= records;
+    results.push({ load: id, unit: 'system calls/record', measured, limit: most, isEnough });
+  }
+  return results;
+}
+
+async function countOne(stage, server, relay, counter, id, records) {
+  let last;
+  for (const seconds of windowSeconds) {
     const counting = counter.start(stage, relay.pids());
     const outcome = await runLoad(stage, server, relay, loads[id], seconds);
     counting.child.kill('SIGINT');
@@ -69,32 +86,39 @@ async function countCalls(stage, server, relay, counter) {
     if (outcome.failure !== undefined) throw new Error(`${id}: ${outcome.failure}`);
     const measured = counter.read(counting.output) / outcome.totalCalls;
     if (Number.isNaN(measured)) throw new Error(`${counter.name} gave no number:\n${counting.output}`);
-    results.push({ load: id, unit: 'system calls/record', measured, limit });
+    last = { measured, counted: outcome.totalCalls };
+    if (last.counted >= records) break;
   }
-  return results;
+  return last;
 }
 
 async function compareWithPipe(stage, server, relay) {
   const pipe = await ownRelays['node pipe()'](stage, server);
   const results = [];
   for (const id of Object.keys(limits)) {
-    const own = await runLoad(stage, server, relay, loads[id], seconds);
-    const floor = await runLoad(stage, server, pipe, loads[id], seconds);
+    const own = await runLoad(stage, server, relay, loads[id], windowSeconds[0]);
+    const floor = await runLoad(stage, server, pipe, loads[id], windowSeconds[0]);
     const failure = own.failure ?? floor.failure;
     if (failure !== undefined) throw new Error(`${id}: ${failure}`);
-    results.push({ load: id, unit: 'CPU / pipe()', measured: own.cpu / floor.cpu, limit: mostOfPipe });
+    const measured = own.cpu / floor.cpu;
+    results.push({ load: id, unit: 'CPU / pipe()', measured, limit: mostOfPipe, isEnough: true });
   }
   return results;
 }
 
+function judge({ measured, limit, isEnough }) {
+  if (!isEnough) return 'TOO FEW: the machine was too busy to tell';
+  return measured <= limit ? 'held' : 'EXCEEDED';
+}
+
 /** The table as Markdown. */
 export function formatGate({ how, held, results }) {
-  const rows = results.map(({ load, unit, measured, limit }) => [
-    loads[load].title,
-    unit,
-    measured.toFixed(1),
-    String(limit),
-    measured <= limit ? 'held' : 'EXCEEDED',
+  const rows = results.map((result) => [
+    loads[result.load].title,
+    result.unit,
+    result.measured.toFixed(1),
+    String(result.limit),
+    judge(result),
   ]);
   const table = formatTable(['load', `counted with ${how}`, 'measured', 'limit', ''], rows);
   return `${table}\n${held ? 'The gate held.' : 'The gate did not hold: the data plane does more work for each record than it did.'}\n`;

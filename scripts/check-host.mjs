@@ -16,6 +16,10 @@ const packages = [
   ['zstd', 'unpacks our .deb for a look'],
   ['python3-prometheus-client', 'reads our metrics as OpenMetrics'],
   ['tmux', 'a terminal for what draws on one'],
+  ['gcc', "compiles the two ends of the relay's load"],
+  ['libc6-dev', "the C library's headers, for them"],
+  ['libssl-dev', "OpenSSL's headers, for them"],
+  ['strace', 'counts system calls where perf cannot'],
 ];
 
 /** Services that these packages start, and that nobody has asked for. */

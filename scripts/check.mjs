@@ -89,6 +89,9 @@ async function checkAll() {
   await runStep('bundles', () => command([process.execPath, 'scripts/check-bundles.mjs']));
   await runStep('tests', () => runTests('fast', ownNode, 10 * minuteMs));
   if (fast) return;
+  await runStep('relay gate', () =>
+    command([process.execPath, 'bench/bench.mjs', 'gate'], { deadlineMs: 2 * minuteMs }),
+  );
   await runStep('interop tests', () => runTests('interop', ownNode, 10 * minuteMs));
   for (const version of nodeLines) {
     if (major(version) === major(ownNode.version)) continue;
