@@ -22,7 +22,7 @@ import { readGroupId } from '../host/users.ts';
 import { openLog } from '../observe/log.ts';
 import { chooseFormat, contentTypes, type MetricsSource, renderMetrics } from '../observe/metrics.ts';
 import { type Control, serveControl } from './control.ts';
-import { type FromSuccessor, giveTo, receiveInheritance } from './takeover.ts';
+import { type FromSuccessor, giveTo, receiveInheritance, takeoverVersion } from './takeover.ts';
 import { wireAgent } from './wire.ts';
 
 /** How often the mounts are compared with the kernel's mount tables even when no session ended, in milliseconds. */
@@ -148,7 +148,7 @@ async function main(): Promise<void> {
       },
       (tunnel, listener) => mounts.inherit(tunnel, listener),
     );
-    parent.send({ kind: 'ready' });
+    parent.send({ kind: 'ready', version: takeoverVersion });
     await inherited;
     // Mounts without a tunnel have nothing to hand over but their record.
     await mounts.restore();

@@ -26,13 +26,13 @@ export type ToSuccessor =
   | { kind: 'listener'; index: number };
 
 export type FromSuccessor =
-  /** The successor listens to us. */
-  { kind: 'ready' } | { kind: 'serving'; pid: number };
+  /** The successor listens to us, and takes this version of `inherit` and the one before; version 1 did not say so. */
+  { kind: 'ready'; version?: number } | { kind: 'serving'; pid: number };
 
 export type Successor = Child<ToSuccessor, FromSuccessor>;
 
-/** Raised when `inherit` changes its meaning; a successor takes its own and the one before. */
-export const takeoverVersion = 1;
+/** Raised when `inherit` changes its meaning; an agent gives and takes its own and the one before. */
+export const takeoverVersion = 2;
 
 /** How long mounts that are under way may take before they are left behind, and how long a successor may take. */
 const drainMs = 20_000;
@@ -69,7 +69,10 @@ export async function giveTo(ports: GiverPorts): Promise<number> {
     });
     successor.onMessage((message) => {
       if (message.kind === 'ready') {
-        give().catch(reject);
+        const version = decideTakeoverVersion(message.version ?? 1);
+        if (version === null)
+          fail(`takes version ${message.version ?? 1} only, and this agent gives ${takeoverVersion}`);
+        else give(version).catch(reject);
         return;
       }
       deadline.cancel();
@@ -81,14 +84,15 @@ export async function giveTo(ports: GiverPorts): Promise<number> {
   log('info', 'takeover.done', { successor: pid });
   return pid;
 
-  async function give(): Promise<void> {
+  async function give(version: number): Promise<void> {
     successor.send({ kind: 'control', activated: ports.activated }, control.server);
     await control.drain(drainMs);
     // What is still being mounted goes along: the successor sees whether the kernel has it.
     const tunnels = mounts.list().filter(({ phase }) => phase === 'mounted' || phase === 'mounting');
     successor.send({
       kind: 'inherit',
-      version: takeoverVersion,
+      // What version 2 has more, version 1 does not read.
+      version,
       privateKeyPem: await ports.privateKeyPem(),
       startedAtMs: ports.startedAtMs,
       tunnels: tunnels.map((tunnel) => tunnel.bequeath()),
@@ -96,6 +100,12 @@ export async function giveTo(ports: GiverPorts): Promise<number> {
     for (const [index, tunnel] of tunnels.entries())
       successor.send({ kind: 'listener', index }, tunnel.listener);
   }
+}
+
+/** Which version an agent gives to a successor that takes `theirs` and the one before; null = there is none. */
+function decideTakeoverVersion(theirs: number): number | null {
+  const version = Math.min(takeoverVersion, theirs);
+  return version >= takeoverVersion - 1 && version >= theirs - 1 ? version : null;
 }
 
 /**

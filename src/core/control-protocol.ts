@@ -325,7 +325,7 @@ function parseObject(line: string): Record<string, unknown> {
 
 function checkVersion(value: unknown): number {
   const version = checkInteger(value, 'version');
-  if (version !== protocolVersion) {
+  if (Math.abs(version - protocolVersion) > 1) {
     throw new AgentError(
       'agent.protocol',
       `the helper speaks control protocol ${version}, the agent ${protocolVersion}`,

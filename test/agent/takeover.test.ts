@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../support/agent-stage.ts';
-import { type Echo, openEcho } from '../support/echo.ts';
+import { openEcho, startProbe } from '../support/echo.ts';
 
 let stage: AgentStage;
 beforeEach(() => {
@@ -47,36 +47,3 @@ test('a successor that cannot start leaves the running agent in charge', async (
   expect(await echo.ask('still here')).toBe('still here');
   echo.close();
 });
-
-/**
- * Connects, says a word and waits for the answer, over and over; counts what went wrong. The last connection
- * stays until the next one is there: a mount that the kernel does not know lives by its connections.
- */
-function startProbe(port: number) {
-  const failures: string[] = [];
-  let answers = 0;
-  let stopped = false;
-  let last: Echo | null = null;
-  const running = (async () => {
-    while (!stopped) {
-      try {
-        const echo = await openEcho(port);
-        await echo.ask('probe');
-        last?.close();
-        last = echo;
-        answers += 1;
-      } catch (error) {
-        failures.push((error as Error).message);
-      }
-    }
-  })();
-  return {
-    answered: () => answers,
-    async stop(): Promise<string[]> {
-      stopped = true;
-      await running;
-      last?.close();
-      return failures;
-    },
-  };
-}

@@ -144,11 +144,21 @@ test('a message with one field replaced by something else is taken or refused, n
   );
 });
 
-test('another protocol version is named on both sides', () => {
-  const line = JSON.stringify({ kind: 'status', version: protocolVersion + 1 });
+test.each([protocolVersion - 1, protocolVersion + 1])(
+  'a helper of the version beside ours is answered: %i',
+  (version) => {
+    expect(parseClientMessage(JSON.stringify({ kind: 'status', version }))).toEqual({
+      kind: 'status',
+      version,
+    });
+  },
+);
+
+test('a protocol version that is far from ours is named on both sides', () => {
+  const line = JSON.stringify({ kind: 'status', version: protocolVersion + 2 });
 
   expect(() => parseClientMessage(line)).toThrow(
-    `the helper speaks control protocol ${protocolVersion + 1}, the agent ${protocolVersion}`,
+    `the helper speaks control protocol ${protocolVersion + 2}, the agent ${protocolVersion}`,
   );
 });
 

@@ -28,3 +28,36 @@ export async function openEcho(port: number): Promise<Echo> {
     close: () => socket.destroy(),
   };
 }
+
+/**
+ * Connects, says a word and waits for the answer, over and over; counts what went wrong. The last connection
+ * stays until the next one is there: a mount that the kernel does not know lives by its connections.
+ */
+export function startProbe(port: number) {
+  const failures: string[] = [];
+  let answers = 0;
+  let stopped = false;
+  let last: Echo | null = null;
+  const running = (async () => {
+    while (!stopped) {
+      try {
+        const echo = await openEcho(port);
+        await echo.ask('probe');
+        last?.close();
+        last = echo;
+        answers += 1;
+      } catch (error) {
+        failures.push((error as Error).message);
+      }
+    }
+  })();
+  return {
+    answered: () => answers,
+    async stop(): Promise<string[]> {
+      stopped = true;
+      await running;
+      last?.close();
+      return failures;
+    },
+  };
+}
