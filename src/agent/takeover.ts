@@ -37,6 +37,8 @@ export const takeoverVersion = 2;
 /** How long mounts that are under way may take before they are left behind, and how long a successor may take. */
 const drainMs = 20_000;
 const servingMs = 15_000;
+/** How long the connections that were just accepted may take to be given to a worker. */
+const releaseMs = 2_000;
 
 export interface GiverPorts {
   clock: Clock;
@@ -81,6 +83,11 @@ export async function giveTo(ports: GiverPorts): Promise<number> {
     successor.onExit((how) => fail(`ended: ${how}`));
   });
   const pid = await serving;
+  // Connections that this agent still accepted itself are a worker's before it ends.
+  await Promise.race([
+    Promise.all(mounts.list().map((tunnel) => tunnel.release())),
+    new Promise<void>((resolve) => clock.schedule(releaseMs, resolve)),
+  ]);
   log('info', 'takeover.done', { successor: pid });
   return pid;
 

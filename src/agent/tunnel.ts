@@ -127,6 +127,8 @@ export interface Tunnel extends Mount {
   /** A new worker is ready. */
   workerReady(): void;
   bequeath(): InheritedTunnel;
+  /** A successor has the listener: takes no more connections, and resolves when those it took are a worker's. */
+  release(): Promise<void>;
 }
 
 /**
@@ -178,6 +180,8 @@ async function joinTunnel(
   /** Sessions that workers of an earlier agent still carry, by worker. */
   const orphanSessions = new Map<number, number>();
   const waiting: Socket[] = [];
+  /** Connections whose owner is being looked up. */
+  const admissions = new Set<Promise<void>>();
   const total = { bytesUp: 0, bytesDown: 0, ...inherited?.total };
   let traffic = noTraffic;
   let accepted = inherited?.accepted ?? 0;
@@ -191,7 +195,9 @@ async function joinTunnel(
 
   const listener: Listener = await listen((socket) => {
     socket.on('error', () => socket.destroy());
-    void admit(socket);
+    const admission = admit(socket);
+    admissions.add(admission);
+    void admission.finally(() => admissions.delete(admission));
   });
   const tunnelId = planMountId(plan.fileSystemId, plan.mountPoint ?? '/tunnel', listener.port);
   log('info', inherited === null ? 'listener.opened' : 'listener.inherited', {
@@ -468,6 +474,12 @@ async function joinTunnel(
       accepted,
       lastError,
     }),
+    async release(): Promise<void> {
+      listener.server.close();
+      await Promise.all(admissions);
+      await handOverWaiting().catch((error: unknown) => note(error, 'name.unresolved'));
+      await workers.settle();
+    },
     async close(): Promise<void> {
       if (closed) return;
       closed = true;

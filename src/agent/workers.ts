@@ -50,6 +50,8 @@ export interface Workers {
   probe(tunnelId: string, endpoints: Endpoint[]): Promise<UpstreamFacts>;
   /** False when no worker is ready: the caller keeps the socket and waits for `onReady`. */
   handOver(tunnelId: string, sessionId: number, socket: Socket, endpoints: Endpoint[]): boolean;
+  /** Resolves when no socket is on its way to a worker. */
+  settle(): Promise<void>;
   updateEndpoints(tunnelId: string, endpoints: Endpoint[]): void;
   status(): { pid: number | null; state: WorkerState['kind']; restarts: number; bufferedBytes: number };
   close(): void;
@@ -83,6 +85,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   const closing = new Map<string, () => void>();
   /** Sockets on their way to the worker, by session. */
   const handing = new Map<number, { tunnelId: string; socket: Socket }>();
+  let tellSettled: (() => void)[] = [];
   let state: WorkerState = initialWorkerState;
   let child: WorkerChild | null = null;
   let restarts = 0;
@@ -171,6 +174,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     listener.onLost();
     const returned = [...handing.values()];
     handing.clear();
+    settleIfDone();
     for (const { tunnelId, socket } of returned) listener.onReturned(tunnelId, socket);
   }
 
@@ -187,6 +191,12 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     probes.delete(requestId);
     probe?.leave();
     return probe;
+  }
+
+  function settleIfDone(): void {
+    if (handing.size > 0) return;
+    for (const tell of tellSettled) tell();
+    tellSettled = [];
   }
 
   function receive(message: WorkerToAgent): void {
@@ -208,12 +218,14 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         handing.get(sessionId)?.socket.destroy();
         handing.delete(sessionId);
         child?.send({ kind: 'session.go', tunnelId, sessionId });
+        settleIfDone();
         break;
       }
       case 'session.closed':
         // It was gone, or not wanted, before the worker took it.
         handing.get(message.sessionId)?.socket.destroy();
         handing.delete(message.sessionId);
+        settleIfDone();
         listener.onMessage(message);
         break;
       case 'tunnel.closed':
@@ -271,6 +283,11 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
       child?.send({ kind: 'session.open', tunnelId, sessionId, endpoints }, socket);
       return true;
     },
+    settle: () =>
+      new Promise((resolve) => {
+        tellSettled.push(resolve);
+        settleIfDone();
+      }),
     updateEndpoints(tunnelId, endpoints) {
       if (isUp()) child?.send({ kind: 'tunnel.endpoints', tunnelId, endpoints });
     },
