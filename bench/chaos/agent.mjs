@@ -1,7 +1,16 @@
 // The agent of the bench: started, killed and replaced as systemd and a package upgrade do it.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { run } from '../stage.mjs';
 
@@ -97,14 +106,29 @@ export async function openAgent({ directory, logFile, builds, caPem, standIn }) 
     async renew() {
       await command('agent', '--takeover');
     },
-    /** Waits until an agent answers and its worker is up. Errors: after a minute, with the end of its log. */
+    /** Waits until an agent answers, its worker is up, and the workers before it have retired. Errors: after a minute. */
     async settle() {
       await until(async () => {
         const now = await status().catch(() => null);
-        return now?.worker.state === 'up';
-      }, 'agent and worker are up');
+        return now?.worker.state === 'up' && findWorkers().every((found) => found === now.worker.pid);
+      }, 'agent and worker are up, older workers gone');
     },
   };
+}
+
+/** Process ids of all tunnel workers in the enclosure. */
+function findWorkers() {
+  return readdirSync('/proc')
+    .map(Number)
+    .filter((pid) => pid > 0 && isAlive(pid) && readCommandLine(pid).includes('worker.cjs'));
+}
+
+function readCommandLine(pid) {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return ''; // it has just ended
+  }
 }
 
 /** Says whether a process is there and is no zombie. */
