@@ -1,6 +1,6 @@
 // docs/reliability.md: how to read the table, and the table of the run that has just ended.
 import { readFileSync, writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
+import { cpus, loadavg } from 'node:os';
 
 const begin = '<!-- the table of the last run; written by npm run chaos -- --markdown -->';
 
@@ -17,7 +17,7 @@ export function writeReliability(file, { table, outcome, breaches }) {
     file,
     `${above}${begin}
 
-\`${command}\` on ${new Date().toISOString().slice(0, 10)}, Node ${process.versions.node}, ${cpus().length} processors:
+\`${command}\` on ${new Date().toISOString().slice(0, 10)}, Node ${process.versions.node}, ${cpus().length} processors, load average ${loadavg()[2].toFixed(1)}:
 
 ${table}
 ${outcome.results.length} faults, ${operations} operations, ${(bytesChecked / 1e9).toFixed(2)} GB checked. ${broken}
