@@ -62,6 +62,12 @@ if [ -d "$destdir/usr/lib/systemd/system" ] || [ ! -d "$destdir/lib/systemd/syst
 else
   units=/lib/systemd/system
 fi
+# zsh looks in the first on Debian's family, in the second elsewhere.
+if [ -d "$destdir/usr/share/zsh/vendor-completions" ]; then
+  zsh=/usr/share/zsh/vendor-completions
+else
+  zsh=/usr/share/zsh/site-functions
+fi
 sysusers=/usr/lib/sysusers.d/efs-agent.conf
 tmpfiles=/usr/lib/tmpfiles.d/efs-agent.conf
 config=/etc/amazon/efs
@@ -213,6 +219,9 @@ put 644 "$source/systemd/efs-agent.tmpfiles.conf" "$tmpfiles"
 for page in "$source"/docs/man/*.[1-9]; do
   put 644 "$page" "$manual/man${page##*.}/${page##*/}"
 done
+put 644 "$source/dist/completions/efs-agent" /usr/share/bash-completion/completions/efs-agent
+put 644 "$source/dist/completions/_efs-agent" "$zsh/_efs-agent"
+put 644 "$source/dist/completions/efs-agent.fish" /usr/share/fish/vendor_completions.d/efs-agent.fish
 put_config 644 "$source/systemd/efs-utils.conf" "$config/efs-utils.conf"
 [ ! -f "$source/systemd/efs-utils.crt" ] || put_config 444 "$source/systemd/efs-utils.crt" "$config/efs-utils.crt"
 

@@ -1,7 +1,8 @@
 // Builds the bundles into dist/, or --out DIR: one file per process, no node_modules at run time. They say that they
 // are of package.json's version, or --version TEXT.
-import { chmodSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import { parseArgs } from 'node:util';
+import { execFile } from 'node:child_process';
+import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { parseArgs, promisify } from 'node:util';
 import { build } from 'esbuild';
 
 const { version, out } = parseArgs({
@@ -10,6 +11,7 @@ const { version, out } = parseArgs({
     out: { type: 'string', default: 'dist' },
   },
 }).values;
+const run = promisify(execFile);
 const shared = {
   bundle: true,
   platform: 'node',
@@ -96,6 +98,9 @@ export {
 `,
 };
 
+// Under the names by which the shells find them; what they know comes from the table that parses command lines.
+const completions = { bash: 'efs-agent', zsh: '_efs-agent', fish: 'efs-agent.fish' };
+
 // Built beside and put in place whole: a program that starts meanwhile finds the old or the new one.
 const fresh = `${out}.new-${process.pid}`;
 const stale = `${out}.old-${process.pid}`;
@@ -136,6 +141,13 @@ try {
     }),
   ]);
   for (const name of ['mount-efs.cjs', 'efs-agent.mjs']) chmodSync(`${fresh}/${name}`, 0o755);
+  mkdirSync(`${fresh}/completions`);
+  await Promise.all(
+    Object.entries(completions).map(async ([shell, name]) => {
+      const { stdout } = await run(process.execPath, [`${fresh}/efs-agent.mjs`, 'completion', shell]);
+      writeFileSync(`${fresh}/completions/${name}`, stdout);
+    }),
+  );
   try {
     renameSync(out, stale);
   } catch {

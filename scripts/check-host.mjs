@@ -12,6 +12,8 @@ const packages = [
   ['psmisc', 'pstree and fuser show processes'],
   ['shellcheck', 'lints our shell scripts'],
   ['mandoc', 'lints our man pages'],
+  ['zsh', 'loads our completions'],
+  ['fish', 'loads our completions'],
   ['rpm', 'builds our .rpm and installs it into a root of its own'],
   ['zstd', 'unpacks our .deb for a look'],
   ['python3-prometheus-client', 'reads our metrics as OpenMetrics'],

@@ -62,7 +62,22 @@ const commands: Record<
     describe: 'run a local mount target, to try things without AWS',
     load: async () => untyped((await import('./target.ts')).targetCommand),
   },
+  completion: {
+    describe: 'print what a shell needs to complete these commands',
+    load: async (caller) =>
+      untyped((await import('./completion.ts')).createCompletionCommand(caller, () => loadAll(caller))),
+  },
 };
+
+function loadAll(caller: Caller) {
+  return Promise.all(
+    Object.entries(commands).map(async ([name, { describe, load }]) => ({
+      name,
+      describe,
+      module: await load(caller),
+    })),
+  );
+}
 
 /** Runs `efs-agent` and gives its exit status. Errors: none; they are explained on stderr. */
 export function runCommandLine(argv: readonly string[], caller: Caller): Promise<number> {

@@ -96,6 +96,11 @@ const ownOptions = new Map<string, 'flag' | 'value'>([
   ['nos3readcache', 'flag'],
 ]);
 
+/** Their names as a shell completes them: with "=" where a value follows. */
+export const mountOptionNames: readonly string[] = [...ownOptions].map(([name, kind]) =>
+  kind === 'value' ? `${name}=` : name,
+);
+
 /** Options of the reference that are refused, because ignoring one would mount something else, and what to do. */
 const refusedOptions: ReadonlyMap<string, string> = new Map([
   ['ocsp', 'Leave it out: efs-agent makes no OCSP check, and says so rather than skip one.'],

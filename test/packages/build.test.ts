@@ -50,12 +50,16 @@ const files = [
   '/usr/lib/sysusers.d/efs-agent.conf',
   '/usr/lib/tmpfiles.d/efs-agent.conf',
   ...['changelog.gz', 'copyright', 'sbom.cdx.json'].map((name) => `/usr/share/doc/efs-agent/${name}`),
+  '/usr/share/bash-completion/completions/efs-agent',
+  '/usr/share/fish/vendor_completions.d/efs-agent.fish',
   '/usr/share/man/man5/efs-utils.conf.5.gz',
   ...['efs-agent-target', 'efs-agent', 'mount.efs', 'umount.efs'].map(
     (name) => `/usr/share/man/man8/${name}.8.gz`,
   ),
 ];
-const withRuntime = [...files, '/usr/lib/efs-agent/bin/node'];
+const runtime = '/usr/lib/efs-agent/bin/node';
+const inDeb = [...files, '/usr/share/zsh/vendor-completions/_efs-agent'];
+const inRpm = [...files, '/usr/share/zsh/site-functions/_efs-agent'];
 
 function listDeb(path: string): string[] {
   return run('dpkg-deb', '-c', path)
@@ -91,12 +95,12 @@ function listRpm(path: string): string[] {
 }
 
 test('every package has the same files, and those for a processor its Node', () => {
-  expect(listDeb(packages['deb-x64']!)).toEqual(withRuntime.toSorted());
-  expect(listDeb(packages['deb-arm64']!)).toEqual(withRuntime.toSorted());
-  expect(listDeb(packages['deb-system-node']!)).toEqual(files.toSorted());
-  expect(listRpm(packages['rpm-x64']!)).toEqual(withRuntime.toSorted());
-  expect(listRpm(packages['rpm-arm64']!)).toEqual(withRuntime.toSorted());
-  expect(listRpm(packages['rpm-system-node']!)).toEqual(files.toSorted());
+  expect(listDeb(packages['deb-x64']!)).toEqual([...inDeb, runtime].toSorted());
+  expect(listDeb(packages['deb-arm64']!)).toEqual([...inDeb, runtime].toSorted());
+  expect(listDeb(packages['deb-system-node']!)).toEqual(inDeb.toSorted());
+  expect(listRpm(packages['rpm-x64']!)).toEqual([...inRpm, runtime].toSorted());
+  expect(listRpm(packages['rpm-arm64']!)).toEqual([...inRpm, runtime].toSorted());
+  expect(listRpm(packages['rpm-system-node']!)).toEqual(inRpm.toSorted());
 });
 
 test('the Node inside is of the processor of the package, and one that ./check tests with', () => {
@@ -175,7 +179,7 @@ test('an .rpm goes into an empty root, is upgraded without touching the configur
       .sort();
 
   rpm('-i', packages['rpm-system-node']!);
-  expect(list()).toEqual(files.toSorted());
+  expect(list()).toEqual(inRpm.toSorted());
   const configuration = join(root, 'etc/amazon/efs/efs-utils.conf');
   writeFileSync(configuration, '# mine\n');
   rpm('-U', newer!);
