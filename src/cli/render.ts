@@ -2,8 +2,8 @@ import type { AgentReport, MountReport, StatusReport } from '../core/status-repo
 import { type Column, cutEnd, layOut } from './columns.ts';
 
 const columns: readonly Column[] = [
-  { title: 'FILE SYSTEM', align: 'left', least: 12 },
-  { title: 'MOUNT POINT', align: 'left', least: 12 },
+  { title: 'FILE SYSTEM', align: 'left', least: 10 },
+  { title: 'MOUNT POINT', align: 'left', least: 10 },
   { title: 'STATE', align: 'left', least: null },
   { title: 'UP/s', align: 'right', least: null },
   { title: 'DOWN/s', align: 'right', least: null },
@@ -51,7 +51,7 @@ export function describeMount(mount: MountReport): {
   waiting: string;
 } {
   const { port, requestsInFlight, oldestRequestMs } = mount;
-  const age = oldestRequestMs >= 1_000 ? `, ${formatDuration(oldestRequestMs)}` : '';
+  const age = oldestRequestMs >= 1_000 ? `, ${formatAge(oldestRequestMs)}` : '';
   return {
     fileSystem: clean(mount.fileSystemId),
     mountPoint: clean(mount.mountPoint ?? `(port ${port ?? 'none'})`),
@@ -106,6 +106,13 @@ export function formatDuration(durationMs: number): string {
   if (hours > 0) return `${hours} h ${minutes} min`;
   if (minutes > 0) return `${minutes} min ${seconds % 60} s`;
   return `${seconds} s`;
+}
+
+/** A duration in one unit, for a column of a table. Units: milliseconds. */
+function formatAge(ageMs: number): string {
+  const seconds = Math.floor(ageMs / 1_000);
+  if (seconds < 100) return `${seconds} s`;
+  return seconds < 6_000 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3_600)} h`;
 }
 
 /** What a mount point or a peer may hold, without anything that a terminal would obey. */

@@ -1,13 +1,18 @@
 import type { CommandModule } from 'yargs';
+import { parseDuration } from '../core/duration.ts';
 import { isUnwatched } from '../core/status-report.ts';
 import type { Caller } from '../helper/caller.ts';
 import { readStatusReport } from '../helper/status.ts';
 import { jsonOption } from './options.ts';
 import { renderStatus } from './render.ts';
+import { watchStatus } from './watch.ts';
 
 interface Arguments {
   json: boolean;
+  watch: string | undefined;
 }
+
+const defaultIntervalMs = 2_000;
 
 /** LSB: the program is not running. Told apart from our own failures by scripts. */
 const unwatchedStatus = 3;
@@ -16,9 +21,20 @@ const unwatchedStatus = 3;
 export function createStatusCommand(caller: Caller): CommandModule<object, Arguments> {
   return {
     command: 'status',
-    builder: (yargs) => yargs.option('json', jsonOption),
+    builder: (yargs) =>
+      yargs.option('json', jsonOption).option('watch', {
+        type: 'string',
+        describe: 'show it again and again, every so many seconds (2); q ends it',
+      }),
     // Its result is the exit status.
-    handler: ({ json }) => showStatus(json, caller) as Promise<never>,
+    handler: ({ json, watch }) =>
+      (watch === undefined
+        ? showStatus(json, caller)
+        : watchStatus(
+            watch === '' ? defaultIntervalMs : parseDuration(watch, '--watch'),
+            json,
+            caller,
+          )) as Promise<never>,
   };
 }
 

@@ -39,7 +39,8 @@ const stalledAfterMs = 5_000;
 export function noteTraffic(before: Traffic, report: TunnelState, nowMonoMs: number): Traffic {
   const { open, bytesUp, bytesDown } = report;
   // After a silence the counters were the same until a tick ago.
-  const elapsedMs = Math.min(nowMonoMs - before.atMonoMs, freshMs);
+  const silenceMs = nowMonoMs - before.atMonoMs;
+  const elapsedMs = silenceMs > freshMs ? tickMs : silenceMs;
   const isTooSoon = elapsedMs < shortestMs;
   const rate = (key: keyof SessionCounters) =>
     isTooSoon

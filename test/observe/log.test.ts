@@ -114,7 +114,7 @@ test('in the journal a notable event is an entry with its message id and a field
   const { stderr, entries } = await runUnderJournal(
     `log('info', 'mount.done', { tunnel: 't', mountPoint: '/mnt/a\\nPRIORITY=0', port: 20049, nothing: null });
      log('warn', 'worker.misspoke'); log('info', 'session.accepted');`,
-    'test "$*" = --journald && { cat; echo --; } >>"${0%/*}/entries"',
+    'test "$*" = --journald && { cat; echo --; } >>"$(dirname "$0")/entries"',
   );
 
   expect(stderr).toBe('<6>session.accepted\n');
