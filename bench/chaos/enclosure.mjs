@@ -1,6 +1,7 @@
 // The bench's own corner of the machine: network, mount and process namespaces that end with it, a private /etc, and
 // a cable to the network of the mount target.
 import { execFileSync, spawn } from 'node:child_process';
+import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -53,9 +54,10 @@ export async function runEnclosed(argv) {
  * module beyond `veth` is needed.
  */
 export async function layCable() {
-  // Nobody answers there: a name that is not in /etc/hosts cannot be resolved at the moment.
+  // It never answers: a name that is not in /etc/hosts cannot be resolved at the moment.
+  createSocket('udp4').bind(53, '127.0.0.1');
   rmSync('/etc/resolv.conf', { force: true });
-  writeFileSync('/etc/resolv.conf', 'nameserver 127.0.0.1\noptions timeout:1 attempts:1\n');
+  writeFileSync('/etc/resolv.conf', 'nameserver 127.0.0.1\n');
   const holder = spawn('unshare', ['--net', 'sleep', 'infinity'], { stdio: 'ignore' });
   const namespace = `/proc/${holder.pid}/ns/net`;
   await untilOtherNetwork(holder.pid);
@@ -97,7 +99,7 @@ export async function layCable() {
     setMetadata(isThere) {
       here('route', isThere ? 'replace' : 'del', addresses.metadata, 'dev', 'efs0');
     },
-    /** What the file system's name resolves to; null for a name server that is down. */
+    /** What the file system's name resolves to; null for one that only a name server could tell. */
     setName(name, address) {
       const lines = ['127.0.0.1 localhost', ...(address === null ? [] : [`${address} ${name}`])];
       writeFileSync('/etc/hosts', `${lines.join('\n')}\n`);

@@ -37,12 +37,14 @@ export interface AddressPorts {
 
 /** How long addresses are used without asking again, in milliseconds. */
 const lifeMs = { name: 10_000, api: 60_000 } as const;
+/** How long an answer is waited for where there are addresses from before: a resolver that hangs does so for many seconds. */
+const patienceMs = 500;
 
 /**
  * Finds the addresses of a mount target: the one that was given, else those of its name, else, where allowed, those
  * the EFS API knows.
  *
- * The last known ones serve while nobody answers; `onStale` is told then.
+ * The last known ones serve while nobody answers, or not soon; `onStale` is told then.
  *
  * Errors: `dns.*` when there are none, with the reason why the API had none either. Source: specification 3.4.
  */
@@ -57,10 +59,31 @@ export function createAddressFinder(
     const given: FoundAddresses = { list: [spec.mountTargetIp], by: 'option' };
     return () => Promise.resolve(given);
   }
-  let known: (FoundAddresses & { by: 'name' | 'api'; atMonoMs: number }) | null = null;
-  let asking: Promise<FoundAddresses & { by: 'name' | 'api' }> | null = null;
+  type Asked = FoundAddresses & { by: 'name' | 'api' };
+  let known: (Asked & { atMonoMs: number }) | null = null;
+  let asking: Promise<Asked> | null = null;
 
-  async function ask(): Promise<FoundAddresses & { by: 'name' | 'api' }> {
+  async function askAndKeep(): Promise<Asked> {
+    try {
+      const found = await ask();
+      known = { ...found, atMonoMs: ports.clock.monoMs() };
+      return found;
+    } finally {
+      asking = null;
+    }
+  }
+
+  /** Errors: `dns.failed` after `patienceMs`, unless it is given up before. */
+  function losePatience(): { late: Promise<never>; giveUp(): void } {
+    let timer = { cancel() {} };
+    const late = new Promise<never>((_, reject) => {
+      const message = `nobody has said within ${patienceMs} ms what "${plan.dnsName}" is: its last known addresses serve`;
+      timer = ports.clock.schedule(patienceMs, () => reject(new AgentError('dns.failed', message)));
+    });
+    return { late, giveUp: () => timer.cancel() };
+  }
+
+  async function ask(): Promise<Asked> {
     try {
       const list = await resolveWithDot(ports.resolveName, plan.dnsName);
       return { list: orderByNearness(list, ports.readNetworks()), by: 'name' };
@@ -91,18 +114,18 @@ export function createAddressFinder(
   }
 
   return async () => {
-    if (known === null || ports.clock.monoMs() - known.atMonoMs >= lifeMs[known.by]) {
-      asking ??= ask().finally(() => {
-        asking = null;
-      });
-      try {
-        known = { ...(await asking), atMonoMs: ports.clock.monoMs() };
-      } catch (error) {
-        if (known === null) throw error;
-        onStale(error);
-      }
+    if (known !== null && ports.clock.monoMs() - known.atMonoMs < lifeMs[known.by]) return known;
+    asking ??= askAndKeep();
+    if (known === null) return asking;
+    const { late, giveUp } = losePatience();
+    try {
+      return await Promise.race([asking, late]);
+    } catch (error) {
+      onStale(error);
+      return known;
+    } finally {
+      giveUp();
     }
-    return known;
   };
 }
 

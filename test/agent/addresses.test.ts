@@ -7,6 +7,7 @@ import {
 } from '../../src/agent/addresses.ts';
 import { AgentError } from '../../src/core/errors.ts';
 import type { MountTargetsRequest } from '../../src/core/identity-protocol.ts';
+import { FakeClock } from '../support/fake-clock.ts';
 
 const dnsName = 'fs-0123abcd.efs.us-east-1.amazonaws.com';
 const plan: AddressPlan = {
@@ -151,4 +152,29 @@ test('two connections at once ask once', async () => {
 
 test('an IPv6 address stands in brackets before a path', () => {
   expect([asServer('10.0.0.1'), asServer('fd00::7')]).toEqual(['10.0.0.1', '[fd00::7]']);
+});
+
+test('a name server that hangs keeps no connection waiting whose mount target was known, and its answer counts when it comes', async () => {
+  const clock = new FakeClock(0);
+  const world = openWorld({ names: new Map([[dnsName, ['10.1.1.6']]]) });
+  let answer: (addresses: string[]) => void = () => {};
+  const ports: AddressPorts = { ...world.ports, clock };
+  const find = createAddressFinder(ports, { ...plan, askApi: false }, caller, () => {
+    world.stale += 1;
+  });
+  await find();
+  await clock.pass(60_000);
+  ports.resolveName = () =>
+    new Promise((resolve) => {
+      answer = resolve;
+    });
+
+  const whileItHangs = find();
+  await clock.pass(1_000);
+  answer(['10.1.1.7']);
+  await clock.pass(0);
+
+  expect(await whileItHangs).toMatchObject({ list: ['10.1.1.6'] });
+  expect(world.stale).toBe(1);
+  expect(await find()).toMatchObject({ list: ['10.1.1.7'] });
 });
