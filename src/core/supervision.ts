@@ -36,8 +36,8 @@ export type WorkerAction =
 
 /** One tick, in milliseconds. */
 export const tickMs = 1_000;
-/** The same while the worker rests and has answered: an idle machine is left asleep. */
-export const restingTickMs = 5_000;
+/** The same while the worker rests and has answered: an idle machine is left asleep, and one that hangs is found in time. */
+export const restingTickMs = 1_500;
 /** Ticks without a pong after which a worker counts as hung. */
 export const silentTicks = 4;
 /** Ticks a worker may take to become ready. Emulated machines need several seconds for the first line of Node. */

@@ -169,6 +169,24 @@ test('the pulse of a worker that rests is felt more rarely, until it stirs or do
   expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
 });
 
+test.each([true, false])(
+  'a worker that hangs right after an answer is killed within 5.5 seconds (at rest: %s)',
+  (isResting) => {
+    const worker = new Supervised();
+    worker.startUp();
+    for (const action of worker.tick())
+      if (action.kind === 'ping') worker.feed({ kind: 'pong', sequence: action.sequence, isResting });
+    let passedMs = 0;
+
+    for (let isKilled = false; !isKilled; ) {
+      passedMs += planTickMs(worker.state, true, worker.monoMs);
+      isKilled = worker.tick().some(({ kind }) => kind === 'kill');
+    }
+
+    expect(passedMs).toBeLessThanOrEqual(5_500);
+  },
+);
+
 test('a late answer to an older pulse does not clear the newer ones', () => {
   const worker = new Supervised();
   worker.startUp();

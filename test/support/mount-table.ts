@@ -8,6 +8,7 @@ import { join } from 'node:path';
  * `/proc/<pid>/mountinfo` a file of ours is bound, in the namespaces of the agents that `wrapper` starts.
  */
 export interface MountTable {
+  readonly file: string;
   /** Put before an agent's command line. */
   readonly wrapper: readonly string[];
   /** Shell lines for a stand-in mount.nfs4: the mount it was called for appears in the table. */
@@ -26,6 +27,7 @@ export async function openMountTable(directory: string): Promise<MountTable> {
   await once(holder.stdout, 'data');
   const lines = () => readFileSync(file, 'utf8').split('\n').filter(Boolean);
   return {
+    file,
     wrapper: [
       'unshare',
       '-m',

@@ -1,0 +1,324 @@
+import { once } from 'node:events';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, writeSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as wait } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { protocolVersion } from '../../src/core/control-protocol.ts';
+import { parseOptions } from '../../src/core/mount-spec.ts';
+import { type Caller, createCaller } from '../../src/helper/caller.ts';
+import { connectToAgent } from '../../src/helper/control-client.ts';
+import { mountFileSystem } from '../../src/helper/mount.ts';
+import { type AgentStage, fileSystemId, openAgentStage, type Running } from '../support/agent-stage.ts';
+import { canUnshare } from '../support/mount-table.ts';
+
+/**
+ * Mounts and unmounts by the hundred, through the real agent, worker and helper code; the kernel's part is played by a stand-in
+ * mount.nfs4, a mount table and connections of this process. `EFS_AGENT_CYCLES=10000` makes it the long run.
+ */
+const cycles = Number(process.env['EFS_AGENT_CYCLES'] ?? 48);
+const isLong = cycles >= 1_000;
+const lanes = 8;
+const crowd = isLong ? 500 : 40;
+const accessPoints = isLong ? 50 : 8;
+const kills = isLong ? 60 : 6;
+const timeout = isLong ? 7_200_000 : 240_000;
+
+const firstPort = 24_000;
+const lastPort = 24_999;
+/** Every mount has a line of its own in the table, so that nobody needs a lock. */
+const lineBytes = 320;
+
+const thisProcess = { ...createCaller('mount.efs') };
+let stage: AgentStage;
+let tableFile = '';
+beforeEach(() => {
+  stage = openAgentStage([firstPort, lastPort]);
+});
+afterEach(() => stage.close());
+
+test.skipIf(!canUnshare)(
+  `${cycles} mounts and unmounts, ${lanes} at a time, leave no descriptor, process, port or file behind`,
+  { timeout },
+  async () => {
+    const { agent } = await setUp(lanes);
+    const cycle = async (lane: number) => {
+      const mounted = await mount(lane, accessPointOf(0));
+      const client = await openClient(mounted.port);
+      expect(await client.ask()).toBe(accessPointOf(0));
+      client.close();
+      await unmount(lane);
+    };
+    // A first round: what is made once is made.
+    await Promise.all(Array.from({ length: lanes }, (_, lane) => cycle(lane)));
+    await settled();
+    const { pid: worker } = (await stage.status()).worker;
+    const before = countLeftovers(agent.child.pid!, worker!);
+
+    await Promise.all(
+      Array.from({ length: lanes }, async (_, lane) => {
+        for (let count = lane; count < cycles; count += lanes) await cycle(lane);
+      }),
+    );
+    await settled();
+
+    await expect.poll(() => countLeftovers(agent.child.pid!, worker!), { timeout: 30_000 }).toEqual(before);
+    expect(recordsLeft()).toEqual([]);
+    expect(stage.nfsCalls()).toHaveLength(cycles + lanes);
+  },
+);
+
+test.skipIf(!canUnshare)(
+  `${crowd} mounts of ${accessPoints} access points at once, while worker and agent are killed: no byte from another one, nothing left`,
+  { timeout },
+  async () => {
+    let { agent } = await setUp(crowd);
+    let isOver = false;
+    const killed = { worker: 0, agent: 0 };
+    const workersSeen = new Set<number>();
+    const killer = (async () => {
+      while (!isOver && killed.worker + killed.agent < kills) {
+        await wait(200 + Math.random() * 400);
+        for (const pid of workersOf(agent)) workersSeen.add(pid);
+        if (Math.random() < 0.5) {
+          const [worker] = workersOf(agent);
+          if (worker === undefined) continue;
+          process.kill(worker, 'SIGKILL');
+          killed.worker += 1;
+        } else {
+          agent.child.kill('SIGKILL');
+          await agent.ended;
+          killed.agent += 1;
+          agent = await stage.startAgent();
+        }
+      }
+    })();
+
+    const answers = await Promise.all(
+      Array.from({ length: crowd }, async (_, index) => {
+        const expected = accessPointOf(index % accessPoints);
+        await mount(index, expected);
+        const heard = await askPatiently(index, 3);
+        await unmount(index);
+        return heard.filter((answer) => answer !== expected);
+      }),
+    );
+    isOver = true;
+    await killer;
+
+    expect(answers.flat()).toEqual([]);
+    expect(killed.worker + killed.agent).toBeGreaterThan(0);
+    await settled();
+    expect(recordsLeft()).toEqual([]);
+    expect(listeners()).toEqual([]);
+    const [worker] = workersOf(agent);
+    workersSeen.delete(worker!);
+    await expect.poll(() => [...workersSeen].filter(isWorker), { timeout: 60_000 }).toEqual([]);
+  },
+);
+
+/** A mount target that says through which access point its client came, and an agent that sees the mounts of the table. */
+async function setUp(slots: number): Promise<{ agent: Running }> {
+  await stage.startTarget(undefined, answerWithAccessPoint);
+  const table = await stage.useMountTable();
+  tableFile = table.file;
+  for (let slot = 0; slot < slots; slot += 1) {
+    mkdirSync(placeOf(slot));
+    writeLine(slot, '36 25 0:55 / /none rw,relatime shared:1 - none none rw,');
+  }
+  stage.standIn('mount.nfs4', mountScript);
+  return { agent: await stage.startAgent() };
+}
+
+/** Connects through the tunnel as the kernel does, and only then shows the mount, in the line of its directory. */
+const mountScript = `exec bash -c '
+  echo "$@" >>"${'$'}{0%/*}/../nfs-calls"
+  port=$(printf %s "$*" | sed "s/.*port=\\([0-9]*\\).*/\\1/")
+  exec 3<>/dev/tcp/127.0.0.1/$port && printf x >&3 && read -r -t 60 -u 3 answer || exit 32
+  line="36 25 0:55 / $2 rw,relatime shared:1 - nfs4 $1 rw,vers=4.1,port=$port,addr=127.0.0.1,pad="
+  printf "%s%0*d\\n" "$line" $((${lineBytes} - 1 - ${'$'}{#line})) 0 |
+    dd of="${'$'}{0%/*}/../mountinfo" bs=${lineBytes} seek="${'$'}{2##*/}" conv=notrunc status=none
+' "$0" "$@"`;
+
+function answerWithAccessPoint(socket: TLSSocket): void {
+  const certificate = socket.getPeerCertificate(true).raw.toString('latin1');
+  const accessPoint = /fsap-[0-9a-f]{17}/.exec(certificate)?.[0] ?? 'none';
+  socket.on('data', () => socket.write(`${accessPoint}\n`));
+}
+
+const placeOf = (slot: number) => join(stage.directory, String(slot));
+const accessPointOf = (index: number) => `fsap-${index.toString(16).padStart(17, '0')}`;
+
+function writeLine(slot: number, text: string): void {
+  const file = openSync(tableFile, 'r+');
+  writeSync(file, `${text}pad=`.padEnd(lineBytes - 1, '0').concat('\n'), slot * lineBytes);
+  closeSync(file);
+}
+
+function portIn(slot: number): number {
+  const line = readFileSync(tableFile, 'utf8').slice(slot * lineBytes, (slot + 1) * lineBytes);
+  return Number(/port=(\d+),/.exec(line)?.[1]);
+}
+
+/** As `mount.efs` does, in this process; and, as a person or program does, again when it failed. */
+async function mount(slot: number, accessPoint: string): Promise<{ port: number }> {
+  const said: string[] = [];
+  const caller: Caller = {
+    ...thisProcess,
+    environment: stage.environment,
+    writeOut: () => {},
+    writeError: (text) => void said.push(text),
+    interruption: new AbortController().signal,
+    // Whoever restarts the agent here is the test.
+    agentBundle: () => '/nonexistent/agent.cjs',
+    files: {
+      ...thisProcess.files,
+      mountInfo: tableFile,
+      bdi: join(stage.directory, 'bdi'),
+      readAheadResetter: '/nonexistent',
+    },
+  };
+  const options = parseOptions(`tls,accesspoint=${accessPoint},mounttargetip=127.0.0.1`);
+  const request = {
+    kind: 'mount' as const,
+    device: fileSystemId,
+    mountPoint: placeOf(slot),
+    options,
+    verbose: false,
+    sloppy: false,
+    fake: false,
+  };
+  for (let tries = 1; ; tries += 1) {
+    try {
+      await mountFileSystem(request, caller);
+      return { port: portIn(slot) };
+    } catch (error) {
+      if (tries === 40) throw new Error(`${said.join('')}${(error as Error).message}`);
+      await wait(100 + Math.random() * 400);
+    }
+  }
+}
+
+/** The kernel first, then the agent is told; one that is away finds out by itself. */
+async function unmount(slot: number): Promise<void> {
+  writeLine(slot, '36 25 0:55 / /none rw,relatime shared:1 - none none rw,');
+  const agent = await connectToAgent(join(stage.runtimeDir, 'control.sock'));
+  if (agent === null) return;
+  agent.send({ kind: 'unmounted', version: protocolVersion, mountPoint: placeOf(slot) });
+  await agent.receive(60_000).catch(() => {});
+  agent.close();
+}
+
+interface Client {
+  ask(): Promise<string>;
+  close(): void;
+}
+
+async function openClient(port: number): Promise<Client> {
+  const socket: Socket = connect({ port, host: '127.0.0.1' });
+  socket.on('error', () => {});
+  await once(socket, 'connect');
+  return {
+    async ask() {
+      socket.write('x');
+      const [chunk] = (await Promise.race([
+        once(socket, 'data'),
+        once(socket, 'close').then(() => {
+          throw new Error('closed');
+        }),
+      ])) as [Buffer];
+      return chunk.toString().trim();
+    },
+    close: () => socket.destroy(),
+  };
+}
+
+/** Asks so often, over a new connection whenever one is lost, as the kernel would. */
+async function askPatiently(slot: number, times: number): Promise<string[]> {
+  const heard: string[] = [];
+  const deadline = performance.now() + timeout / 2;
+  while (heard.length < times) {
+    if (performance.now() > deadline)
+      throw new Error(`the mount on ${placeOf(slot)} does not answer any more`);
+    try {
+      const client = await openClient(portIn(slot));
+      try {
+        while (heard.length < times) {
+          heard.push(await client.ask());
+          await wait(Math.random() * 300);
+        }
+      } finally {
+        client.close();
+      }
+    } catch {
+      await wait(20 + Math.random() * 100);
+    }
+  }
+  return heard;
+}
+
+async function settled(): Promise<void> {
+  await expect
+    .poll(
+      async () => {
+        for (const slot of readdirSync(stage.directory).filter((name) => /^\d+$/.test(name)))
+          await unmount(Number(slot));
+        return (await stage.status()).mounts;
+      },
+      { timeout: 120_000, interval: 500 },
+    )
+    .toEqual([]);
+}
+
+function recordsLeft(): string[] {
+  return ['mounts', 'mounts.copy'].flatMap((place) => readdirSync(join(stage.runtimeDir, place)));
+}
+
+function countLeftovers(agent: number, worker: number) {
+  return {
+    agent: countDescriptors(agent),
+    worker: countDescriptors(worker),
+    processes: childrenOf(agent).length,
+    listeners: listeners(),
+    files: recordsLeft(),
+  };
+}
+
+/** Open descriptors by kind: their numbers change, their count must not. */
+function countDescriptors(pid: number): Record<string, number> {
+  const kinds: Record<string, number> = {};
+  for (const descriptor of readdirSync(`/proc/${pid}/fd`)) {
+    const kind = readlinkSync(`/proc/${pid}/fd/${descriptor}`).split(':')[0]!;
+    kinds[kind] = (kinds[kind] ?? 0) + 1;
+  }
+  return kinds;
+}
+
+function listeners(): number[] {
+  const lines = readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1);
+  return lines.flatMap((line) => {
+    const [, local, , state] = line.trim().split(/\s+/);
+    const port = Number.parseInt(local?.split(':')[1] ?? '0', 16);
+    return state === '0A' && port >= firstPort && port <= lastPort ? [port] : [];
+  });
+}
+
+const workersOf = (agent: Running) => childrenOf(agent.child.pid!).filter(isWorker);
+const isWorker = (pid: number) => commandOf(pid).endsWith('/worker.cjs');
+
+function childrenOf(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}
+
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] ?? '';
+  } catch {
+    return '';
+  }
+}
