@@ -52,6 +52,9 @@ export interface Agent {
   close(): void;
 }
 
+/** The worker makes little garbage and holds little for long: small spaces, one helping thread; measured in docs/decisions/0016. */
+const workerNodeOptions = ['--max-semi-space-size=1', '--v8-pool-size=1'];
+
 /** Builds the edges and hands them out: the only place that knows both the agent's parts and the machine. */
 export async function wireAgent(
   runtimeDirectory: string,
@@ -79,6 +82,7 @@ export async function wireAgent(
       startWorker: () =>
         startChild<AgentToWorker, WorkerToAgent>(join(bundles, 'worker.cjs'), {
           environment: childEnvironment,
+          nodeOptions: workerNodeOptions,
           distrust: { parse: parseWorkerMessage, messagesPerSecond: 2_000, memoryBytes: 64 * 2 ** 20 },
         }),
       startMessage: () => ({

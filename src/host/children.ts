@@ -12,8 +12,11 @@ export interface Distrust<Received> {
   memoryBytes: number;
 }
 
-/** How often the memory is looked at, in milliseconds: a child can send some hundred megabytes in a second. */
-const memoryCheckMs = 250;
+/**
+ * How often the memory is looked at, in milliseconds: a child can send some hundred megabytes in a second. Each look wakes
+ * an idle machine.
+ */
+const memoryCheckMs = 500;
 const burstSeconds = 10;
 
 /**

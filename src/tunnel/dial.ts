@@ -298,6 +298,8 @@ class Attempt {
       if (!this.#end()) return;
       // The error listener stays: an error that comes before the new owner listens must not end the process.
       socket.off('close', onClose);
+      // That listener keeps this attempt, for days; errors of the handshake are over.
+      this.#certificate = null;
       events.secured(new Upstream(socket, readFacts(socket, endpoint), reader));
     });
     const onError = (error: Error): void => this.#fail(error);
