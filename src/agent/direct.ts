@@ -45,6 +45,7 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
     openSessions: () => 0,
     establish: (signal, report) => abortable(signal, establish(report)),
     findIdentity: async () => null,
+    wasTurnedAway: () => false,
     status: () => ({
       mountId: id,
       fileSystemId: plan.fileSystemId,

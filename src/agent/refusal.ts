@@ -5,44 +5,73 @@ import type { Mount } from './tunnel.ts';
  * Says why mount.nfs4 failed, in terms of the file system and the identity instead of 127.0.0.1.
  *
  * The mount target answers "access denied" for the file system policy, for an access point it does not know
- * and for a file system that has another owner alike; what differs is what we asked with.
+ * and for a file system that has another owner alike; what differs is what we asked with. To a client certificate that
+ * it does not take it says nothing at all: it ends the connection, and mount.nfs4 knows of a reset or of silence.
  */
 export async function explainRefusal(
-  mount: Pick<Mount, 'plan' | 'findIdentity'>,
+  mount: Pick<Mount, 'plan' | 'findIdentity' | 'wasTurnedAway'>,
   status: number,
   stderr: string,
 ): Promise<AgentError> {
-  const { plan } = mount;
-  const what = `${plan.fileSystemId}:${plan.spec.path}`;
-  const details = { fileSystem: plan.fileSystemId, status };
-  if (!/access denied|permission denied|operation not permitted/i.test(stderr)) {
-    return new AgentError(
-      'nfs.failed',
-      `mount.nfs4 could not mount ${what} (${plan.dnsName}) and exited with status ${status}`,
-      details,
-    );
-  }
-  const through = plan.spec.accessPoint === null ? '' : ` through access point ${plan.spec.accessPoint}`;
-  if (!plan.spec.iam) {
+  const { fileSystemId, spec, dnsName } = mount.plan;
+  const details = { fileSystem: fileSystemId, status };
+  const through = spec.accessPoint === null ? '' : ` through access point ${spec.accessPoint}`;
+  if (/access denied|permission denied|operation not permitted/i.test(stderr)) {
+    if (!spec.iam) {
+      return new AgentError(
+        'access.denied',
+        `${fileSystemId} refused this anonymous client${through}: the option "iam" was not given, and the file system policy does not grant elasticfilesystem:ClientMount to everyone`,
+        {
+          ...details,
+          hint: `Add the option${spec.tls ? '' : 's tls and'} iam, or allow anonymous clients in the file system policy.`,
+        },
+      );
+    }
+    const { who, source } = await describeIdentity(mount);
     return new AgentError(
       'access.denied',
-      `${plan.fileSystemId} refused this anonymous client${through}: the option "iam" was not given, and the file system policy does not grant elasticfilesystem:ClientMount to everyone`,
+      `${fileSystemId} refused ${who}${source}${through}: the file system policy does not grant it elasticfilesystem:ClientMount`,
       {
         ...details,
-        hint: `Add the option${plan.spec.tls ? '' : 's tls and'} iam, or allow anonymous clients in the file system policy.`,
+        hint: `Allow elasticfilesystem:ClientMount to ${who} in the file system policy of ${fileSystemId}${through}.`,
       },
     );
   }
-  const identity = await mount.findIdentity();
-  const who =
-    identity === null ? 'an unknown identity' : (identity.arn ?? `access key ${identity.accessKeyId}`);
-  const source = identity === null ? '' : ` (credentials from ${identity.source})`;
+  if (mount.wasTurnedAway()) {
+    if (!spec.iam) {
+      return new AgentError(
+        'target.closed',
+        `${dnsName} closed every connection after the TLS handshake, without an answer to this anonymous client${through}`,
+        {
+          ...details,
+          hint: 'Check that the address is a mount target of this file system; if it is, add iam.',
+        },
+      );
+    }
+    const { who, source } = await describeIdentity(mount);
+    return new AgentError(
+      'access.denied',
+      `${fileSystemId} closed every connection after the TLS handshake, without an answer to ${who}${source}${through}: it does not take the client certificate`,
+      {
+        ...details,
+        hint: 'Check the clock of this machine (date -u), that region and file system belong together, and efs-agent whoami.',
+      },
+    );
+  }
   return new AgentError(
-    'access.denied',
-    `${plan.fileSystemId} refused ${who}${source}${through}: the file system policy does not grant it elasticfilesystem:ClientMount`,
-    {
-      ...details,
-      hint: `Allow elasticfilesystem:ClientMount to ${who} in the file system policy of ${plan.fileSystemId}${through}.`,
-    },
+    'nfs.failed',
+    `mount.nfs4 could not mount ${fileSystemId}:${spec.path} (${dnsName}) and exited with status ${status}`,
+    details,
   );
+}
+
+async function describeIdentity(
+  mount: Pick<Mount, 'findIdentity'>,
+): Promise<{ who: string; source: string }> {
+  const identity = await mount.findIdentity();
+  if (identity === null) return { who: 'an unknown identity', source: '' };
+  return {
+    who: identity.arn ?? `access key ${identity.accessKeyId}`,
+    source: ` (credentials from ${identity.source})`,
+  };
 }

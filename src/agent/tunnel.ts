@@ -81,6 +81,8 @@ export interface TunnelPorts extends AddressPorts {
   onQuiet(tunnel: Tunnel): void;
 }
 
+type ClosedSession = Extract<WorkerToAgent, { kind: 'session.closed' }>;
+
 /** What the agent keeps for one mount: a tunnel, or without `tls` the record alone. */
 export interface Mount {
   readonly plan: TunnelPlan;
@@ -101,6 +103,8 @@ export interface Mount {
   openSessions(): number;
   /** Whose credentials the mount uses, with the ARN if anybody can tell it; null without `iam`. */
   findIdentity(): Promise<IdentityFacts | null>;
+  /** Whether the mount target has ended connections after the TLS handshake, and never answered on one. */
+  wasTurnedAway(): boolean;
   status(): MountStatus;
   close(): Promise<void>;
 }
@@ -188,6 +192,8 @@ async function joinTunnel(
   let known = false;
   let closed = false;
   let hungUpAtMs: number | null = null;
+  let answered = false;
+  let turnedAway = false;
   let upstream: UpstreamFacts | null = inherited?.upstream ?? null;
   let arn: string | null = null;
   let lastError: MountStatus['lastError'] = inherited?.lastError ?? null;
@@ -377,8 +383,10 @@ async function joinTunnel(
     if (countSessions() === 0 && !closed) ports.onQuiet(tunnel);
   }
 
-  function closeSession(sessionId: number, cause: SessionEnd): void {
+  function closeSession({ sessionId, cause, bytesUp, bytesDown }: ClosedSession): void {
     sessions.delete(sessionId);
+    if (bytesDown > 0) answered = true;
+    else if (bytesUp > 0 && (cause === 'upstream-end' || cause === 'upstream-reset')) turnedAway = true;
     const broken = describeBreak(cause, upstream?.address ?? plan.dnsName);
     if (broken !== null) remember(broken);
     const byKernel = cause === 'local-end' || cause === 'local-reset';
@@ -398,6 +406,7 @@ async function joinTunnel(
     establishInBackground: () => void establishInBackground(),
     look: () => rotation.look(),
     hungUpAtMs: () => hungUpAtMs,
+    wasTurnedAway: () => turnedAway && !answered,
     receive(message: WorkerToAgent): void {
       switch (message.kind) {
         case 'session.connected':
@@ -407,7 +416,7 @@ async function joinTunnel(
           remember(fromErrorMessage(message.error));
           break;
         case 'session.closed':
-          closeSession(message.sessionId, message.cause);
+          closeSession(message);
           break;
         case 'endpoints.wanted':
           findEndpoints().then(

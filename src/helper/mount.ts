@@ -1,6 +1,6 @@
 import { resolve } from 'node:path';
 import { type AgentMessage, pickEnvironment, protocolVersion } from '../core/control-protocol.ts';
-import { AgentError, asAgentError } from '../core/errors.ts';
+import { AgentError, asAgentError, type FaultCode } from '../core/errors.ts';
 import { type HelperInvocation, type MountSpec, parseMountSpec } from '../core/mount-spec.ts';
 import { findNfsMounts, findTunnelMounts, parseMountInfo } from '../core/mountinfo.ts';
 import { planNfsOptions } from '../core/nfs-options.ts';
@@ -142,9 +142,12 @@ async function mountThroughTunnel(attempt: Attempt, caller: Caller): Promise<voi
     await receiveAnswer(agent, 'mounted', caller.limits.silenceMs);
   } catch (thrown) {
     if (outcome.status === 0) await undoMount(attempt, caller);
-    throw outcome.error ?? thrown;
+    throw explainsMore.includes(asAgentError(thrown).code) ? thrown : (outcome.error ?? thrown);
   }
 }
+
+/** What the agent saw on the wire tells more than that mount.nfs4 took too long. */
+const explainsMore: readonly FaultCode[] = ['access.denied', 'target.closed'];
 
 interface Outcome {
   status: number;
