@@ -82,9 +82,14 @@ function loadAll(caller: Caller) {
 /** Runs `efs-agent` and gives its exit status. Errors: none; they are explained on stderr. */
 export function runCommandLine(argv: readonly string[], caller: Caller): Promise<number> {
   return runProgramFor(caller, async () => {
-    const run = parseCommandLine(argv, await loadCommand(argv, caller), caller);
+    const run = await prepareCommandLine(argv, caller);
     return run();
   });
+}
+
+/** What a command line would do, with nothing done yet. Errors: `usage`. */
+export async function prepareCommandLine(argv: readonly string[], caller: Caller): Promise<() => unknown> {
+  return parseCommandLine(argv, await loadCommand(argv, caller), caller);
 }
 
 /** The command that was given, or null: there is none, and yargs says what there is. Errors: `usage`. */

@@ -55,12 +55,12 @@ function ofPositional(
   return { kind: name === 'file' ? 'files' : 'nothing' };
 }
 
-function ofValue({ names, choices }: Option): Completed {
+function ofValue({ names, choices, repeatable }: Option): Completed {
   if (choices.length > 0) return { kind: 'words', words: choices };
-  if (names.includes('o')) return { kind: 'mount-options' };
+  if (names.includes('o')) return { kind: repeatable ? 'mount-options' : 'files' };
   if (names.some((name) => name.endsWith('dir'))) return { kind: 'directories' };
   return {
-    kind: names.some((name) => ['policy', 'events', 'out', 'output'].includes(name)) ? 'files' : 'nothing',
+    kind: names.some((name) => ['policy', 'events'].includes(name)) ? 'files' : 'nothing',
   };
 }
 

@@ -3,6 +3,8 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { runCommandLine } from '../../src/cli/command-line.ts';
+import { openHelperStage } from '../helper/stage.ts';
 
 const dist = resolve(import.meta.dirname, '../../dist');
 const scripts = {
@@ -69,9 +71,15 @@ const offers = (shell: keyof typeof scripts, line: string) =>
     .map((offer) => offer.split('\t')[0]!.trim())
     .filter((offer) => offer !== '');
 
-const help = (...argv: string[]) =>
-  execFileSync(process.execPath, [join(dist, 'efs-agent.mjs'), ...argv, '--help'], { encoding: 'utf8' });
-const commands = [...help().matchAll(/^ {2}efs-agent ([a-z-]+) /gm)].map(([, name]) => name!);
+/** Inside this process: a dozen starts of Node would take longer than all the rest. */
+async function help(...argv: string[]): Promise<string> {
+  const stage = openHelperStage();
+  const caller = stage.caller({ program: 'efs-agent' });
+  await runCommandLine([...argv, '--help'], caller);
+  await stage.close();
+  return caller.out;
+}
+const commands = [...(await help()).matchAll(/^ {2}efs-agent ([a-z-]+) /gm)].map(([, name]) => name!);
 
 for (const shell of ['bash', 'zsh', 'fish'] as const) {
   const isThere = spawnSync(shell, ['--version']).status === 0;
@@ -91,14 +99,14 @@ for (const shell of ['bash', 'zsh', 'fish'] as const) {
   });
 }
 
-test('the scripts know every option that --help of each command shows', () => {
+test('the scripts know every option that --help of each command shows', async () => {
   const text = { bash: '', zsh: '', fish: '' };
   for (const shell of ['bash', 'zsh', 'fish'] as const) {
     expect(existsSync(scripts[shell])).toBe(true);
     text[shell] = readFileSync(scripts[shell], 'utf8');
   }
   for (const command of commands) {
-    const options = [...help(command).matchAll(/^ {2,6}(-\w, )?(--?[a-z0-9-]+) /gm)].map(
+    const options = [...(await help(command)).matchAll(/^ {2,6}(-\w, )?(--?[a-z0-9-]+) /gm)].map(
       ([, , name]) => name!,
     );
     expect(options.length, command).toBeGreaterThan(0);

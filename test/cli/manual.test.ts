@@ -66,3 +66,19 @@ test('every key of the reference has its fate in the migration page', () => {
     ).toBe(true);
   }
 });
+
+test('every command and option of efs-agent stands in its man page', () => {
+  // The completions know the commands by the table that parses them; test/cli/completion.test.ts compares them with --help.
+  const script = readFileSync(new URL('../../dist/completions/efs-agent', import.meta.url), 'utf8');
+  const lines = [...script.matchAll(/^ {6}([a-z-]+)\) mapfile .* -W "([^"]*)"/gm)];
+  expect(lines.length).toBeGreaterThan(10);
+  for (const [, command = '', options = ''] of lines) {
+    const page = read(command === 'target' ? 'man/efs-agent-target.8' : 'man/efs-agent.8');
+    if (command !== 'target') expect(page, command).toMatch(new RegExp(`^\\.It Cm ${command}\\b`, 'm'));
+    for (const option of options.split(' ').filter((name) => name !== '-h' && name !== '--help')) {
+      const name = option.replace(/^-/, '');
+      const flag = name.length === 1 ? `\\.(Op |It )?Fl [a-z]*${name}[a-z]*` : `Fl ${name}`;
+      expect(page, `${command} ${option}`).toMatch(new RegExp(`${flag}( |$)`, 'm'));
+    }
+  }
+});

@@ -109,8 +109,8 @@ test('the Node inside is of the processor of the package, and one that ./check t
     const root = join(folder, kind);
     run('dpkg-deb', '-x', packages[kind]!, root);
     expect(readFileSync(join(root, 'usr/lib/efs-agent/bin/node')).readUInt16LE(18)).toBe(machine);
-    expect(readFileSync(join(root, 'usr/lib/efs-agent/mount-efs.cjs'), 'utf8')).toMatch(
-      /^#!\/usr\/lib\/efs-agent\/bin\/node\n/,
+    expect(readFileSync(join(root, 'usr/lib/efs-agent/mount-efs.cjs'), 'utf8')).toContain(
+      'exec /usr/lib/efs-agent/bin/node "$0"',
     );
     expect(readFileSync(join(root, 'usr/lib/systemd/system/efs-agent.service'), 'utf8')).toContain(
       'ExecStart=/usr/lib/efs-agent/bin/node /usr/lib/efs-agent/agent.cjs\n',

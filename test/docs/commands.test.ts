@@ -1,0 +1,193 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { expect, test } from 'vitest';
+import { prepareCommandLine } from '../../src/cli/command-line.ts';
+import { parseFstab } from '../../src/core/fstab.ts';
+import { parseHelperArgv, parseMountSpec, parseUmountArgv } from '../../src/core/mount-spec.ts';
+import { openHelperStage } from '../helper/stage.ts';
+
+const folder = (name: string) =>
+  readdirSync(name)
+    .filter((file) => file.endsWith('.md'))
+    .map((file) => `${name}/${file}`);
+const pages = ['README.md', 'CONTRIBUTING.md', ...folder('docs')];
+const scripts = (JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> })
+  .scripts;
+const program = resolve('dist/efs-agent.mjs');
+
+interface Command {
+  where: string;
+  words: string[];
+}
+
+/** Every command of a fenced block of shell: comments, continued lines, variables before it and sudo taken away. */
+function listCommands(page: string): Command[] {
+  const commands: Command[] = [];
+  let inShell = false;
+  let pending = '';
+  readFileSync(page, 'utf8')
+    .split('\n')
+    .forEach((line, index) => {
+      if (line.startsWith('```')) inShell = !inShell && line === '```sh';
+      else if (inShell && line.endsWith('\\')) pending += `${line.slice(0, -1)} `;
+      else if (inShell) {
+        for (const text of `${pending}${line}`.replace(/(^|\s)#.*$/, '').split(/ && | \| |; /)) {
+          const words = [...text.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map(
+            ([, one, two, bare]) => one ?? two ?? bare!,
+          );
+          while (/^(sudo|[A-Z_]+=.*)$/.test(words[0] ?? '')) words.shift();
+          if (words.length > 0) commands.push({ where: `${page}:${index + 1}`, words });
+        }
+        pending = '';
+      }
+    });
+  return commands;
+}
+
+const all = pages.flatMap(listCommands);
+
+function parseMount(words: string[]): void {
+  const given = parseHelperArgv(words);
+  if (given.kind !== 'mount') throw new Error(`no mount: ${words.join(' ')}`);
+  parseMountSpec(given.device, given.options);
+}
+
+/** What is parsed by the very parsers that run it, or found in this clone. */
+const provable: Record<string, (words: string[]) => unknown> = {
+  'efs-agent': async (words) => {
+    const stage = openHelperStage();
+    try {
+      await prepareCommandLine(words, stage.caller({ program: 'efs-agent' }));
+    } finally {
+      await stage.close();
+    }
+  },
+  mount: (words) => {
+    expect(words.slice(0, 2)).toEqual(['-t', 'efs']);
+    parseMount(words.slice(2));
+  },
+  umount: (words) => parseUmountArgv(words),
+  npm: ([verb, name = '']) => {
+    if (verb === 'run') expect(Object.keys(scripts)).toContain(name);
+    else expect(['ci', 'install', 'pack']).toContain(verb);
+  },
+  npx: ([name, verb, ...rest]) => {
+    expect([name, verb]).toEqual(['vitest', 'run']);
+    for (const path of rest.filter((word) => word.startsWith('test/'))) expect(existsSync(path)).toBe(true);
+  },
+};
+
+/**
+ * Commands of the system and of AWS that change the machine or need an account: their files and units are ours and are
+ * looked at; the tests named here, or AWS alone, can show that they work.
+ */
+const elsewhere: Record<string, string> = {
+  aws: 'needs an AWS account',
+  git: 'needs a network',
+  apt: 'test/packages/debian.test.ts installs by dpkg',
+  dnf: 'test/packages/build.test.ts installs by rpm',
+  dpkg: 'test/packages/debian.test.ts',
+  rpm: 'test/packages/build.test.ts',
+  systemctl: 'test/kernel/restart.test.ts',
+  journalctl: 'test/kernel, where there is a journal',
+  curl: 'test/agent, the metrics socket',
+  cd: 'a step on the way',
+  mkdir: 'a step on the way',
+  cp: 'a step on the way',
+  df: 'test/kernel/scenes.test.ts',
+};
+
+test('there are commands in the documents, and each is proved here or says where it is', () => {
+  expect(all.length).toBeGreaterThan(20);
+  const unknown = all.filter(
+    ({ words: [name = ''] }) => !(name in provable) && !(name in elsewhere) && !/^(\.|scripts)\//.test(name),
+  );
+  expect(unknown.map(({ where, words }) => `${where}: ${words.join(' ')}`)).toEqual([]);
+});
+
+for (const { where, words } of all.filter(({ words: [name = ''] }) => name in provable)) {
+  test(`${where}: ${words.join(' ')}`, async () => {
+    await provable[words[0]!]!(words.slice(1));
+  });
+}
+
+test('scripts of this clone that are named are there and can be run', () => {
+  const own = all.filter(({ words: [name = ''] }) => /^(\.|scripts)\//.test(name));
+  expect(own.length).toBeGreaterThan(3);
+  for (const { where, words } of own)
+    expect(() => accessSync(words[0]!, constants.X_OK), where).not.toThrow();
+  for (const name of ['./install.sh', './check']) {
+    const usage = spawnSync(name, ['--help'], { encoding: 'utf8' });
+    expect(usage.status, name).toBe(0);
+    for (const { words } of own.filter(({ words: [first] }) => first === name))
+      for (const option of words.filter((word) => word.startsWith('--')))
+        expect(usage.stdout).toContain(option);
+  }
+});
+
+test('units of systemd that are named exist', () => {
+  const named = all
+    .filter(({ words: [name] }) => name === 'systemctl')
+    .flatMap(({ words }) => words.slice(2));
+  for (const unit of named.filter((word) => !word.startsWith('-')))
+    expect(['efs-agent', 'efs-agent.service', 'efs-agent.socket']).toContain(unit);
+});
+
+test('what can be run without a mount is run: status, config, explain, completion', async () => {
+  const stage = openHelperStage();
+  try {
+    const safe = all.filter(
+      ({ words: [name, command = ''] }) =>
+        name === 'efs-agent' && ['status', 'config', 'explain', 'completion'].includes(command),
+    );
+    expect(safe.length).toBeGreaterThan(2);
+    for (const { where, words } of safe.filter(({ words: each }) => !each.includes('--watch')))
+      expect(
+        execFileSync(process.execPath, [program, ...words.slice(1)], {
+          encoding: 'utf8',
+          env: stage.environment,
+        }),
+        where,
+      ).not.toBe('');
+  } finally {
+    await stage.close();
+  }
+});
+
+test('the lines for fstab in the documents are what mount.efs understands', () => {
+  const lines = pages.flatMap((page) =>
+    [...readFileSync(page, 'utf8').matchAll(/^(fs-\S+\s+\/\S+\s+efs\s.*)$/gm)].map(([line]) => line),
+  );
+  expect(lines.length).toBeGreaterThan(1);
+  for (const line of lines) {
+    expect(parseFstab(line), line).toHaveLength(1);
+    const [device = '', directory = '', , options = ''] = line.split(/\s+/);
+    parseMount([device, directory, '-o', options]);
+  }
+});
+
+test('links in the documents resolve', () => {
+  let links = 0;
+  for (const page of [...pages, ...folder('docs/decisions'), ...folder('bench')]) {
+    for (const [, target = ''] of readFileSync(page, 'utf8').matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^https?:/.test(target)) continue;
+      const [path = '', anchor] = target.split('#');
+      const file = path === '' ? page : join(dirname(page), path);
+      expect(existsSync(file), `${page}: ${target}`).toBe(true);
+      links += 1;
+      if (anchor !== undefined) expect(headingsOf(file), `${page}: ${target}`).toContain(anchor);
+    }
+  }
+  expect(links).toBeGreaterThan(15);
+});
+
+/** As the usual renderers name them. */
+function headingsOf(file: string): string[] {
+  return [...readFileSync(file, 'utf8').matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  );
+}
