@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import { AgentError, fromErrorMessage } from '../core/errors.ts';
+import { decideHandover, type HandoverEvent, nothingHanded } from '../core/handover.ts';
 import type { Child, Clock, Log } from '../core/ports.ts';
 import {
   decideWorker,
@@ -85,6 +86,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   const closing = new Map<string, () => void>();
   /** Sockets on their way to the worker, by session. */
   const handing = new Map<number, { tunnelId: string; socket: Socket }>();
+  let handover = nothingHanded;
   let tellSettled: (() => void)[] = [];
   let state: WorkerState = initialWorkerState;
   let child: WorkerChild | null = null;
@@ -143,7 +145,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     child = started;
     log('info', 'worker.started', { pid: started.pid });
     started.onMessage((message) => {
-      if (child === started) receive(message);
+      if (child === started) receive(started.pid, message);
     });
     started.onExit((how) => {
       if (child !== started) return;
@@ -151,7 +153,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
       restarts += 1;
       bufferedBytes = 0;
       log('error', 'worker.lost', { pid: started.pid, how });
-      forget();
+      forget(started.pid);
       step({ kind: 'exited' });
       tick();
     });
@@ -164,7 +166,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     dismissed?.kill('SIGTERM');
   }
 
-  function forget(): void {
+  function forget(worker: number): void {
     const lost = new AgentError('tunnel.worker-lost', 'the tunnel worker ended during the mount');
     // Those that wait for their turn wait for the next worker, before they are given the turn of one that is lost.
     for (const probe of probes.values()) if (!probe.sent) probe.leave();
@@ -172,10 +174,34 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     for (const resolve of closing.values()) resolve();
     closing.clear();
     listener.onLost();
-    const returned = [...handing.values()];
-    handing.clear();
+    stepHandover({ kind: 'worker-lost', worker });
     settleIfDone();
-    for (const { tunnelId, socket } of returned) listener.onReturned(tunnelId, socket);
+  }
+
+  /** Says whether a session has ended by it. */
+  function stepHandover(event: HandoverEvent): boolean {
+    const [next, actions] = decideHandover(handover, event);
+    handover = next;
+    for (const { kind, sessionId } of actions) {
+      const kept = handing.get(sessionId);
+      switch (kind) {
+        case 'let-go':
+          kept?.socket.destroy();
+          break;
+        case 'go':
+          if (kept !== undefined) child?.send({ kind: 'session.go', tunnelId: kept.tunnelId, sessionId });
+          handing.delete(sessionId);
+          break;
+        case 'return':
+          handing.delete(sessionId);
+          if (kept !== undefined) listener.onReturned(kept.tunnelId, kept.socket);
+          break;
+        case 'ended':
+          handing.delete(sessionId);
+          break;
+      }
+    }
+    return actions.some(({ kind }) => kind === 'ended');
   }
 
   function queueProbe(requestId: number, probe: Probe): void {
@@ -199,7 +225,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     tellSettled = [];
   }
 
-  function receive(message: WorkerToAgent): void {
+  function receive(worker: number, message: WorkerToAgent): void {
     switch (message.kind) {
       case 'ready':
         step({ kind: 'ready' });
@@ -213,21 +239,16 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
       case 'probe.failed':
         endProbe(message.requestId)?.reject(fromErrorMessage(message.error));
         break;
-      case 'session.taken': {
-        const { tunnelId, sessionId } = message;
-        handing.get(sessionId)?.socket.destroy();
-        handing.delete(sessionId);
-        child?.send({ kind: 'session.go', tunnelId, sessionId });
+      case 'session.taken':
+        stepHandover({ kind: 'taken', sessionId: message.sessionId, worker });
         settleIfDone();
+        break;
+      case 'session.closed': {
+        const hasEnded = stepHandover({ kind: 'closed', sessionId: message.sessionId, worker });
+        settleIfDone();
+        if (hasEnded) listener.onMessage(message);
         break;
       }
-      case 'session.closed':
-        // It was gone, or not wanted, before the worker took it.
-        handing.get(message.sessionId)?.socket.destroy();
-        handing.delete(message.sessionId);
-        settleIfDone();
-        listener.onMessage(message);
-        break;
       case 'tunnel.closed':
         closing.get(message.tunnelId)?.();
         closing.delete(message.tunnelId);
@@ -280,6 +301,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     handOver(tunnelId, sessionId, socket, endpoints) {
       if (!isUp()) return false;
       handing.set(sessionId, { tunnelId, socket });
+      stepHandover({ kind: 'handed', sessionId, worker: child?.pid ?? -1 });
       child?.send({ kind: 'session.open', tunnelId, sessionId, endpoints }, socket);
       return true;
     },
