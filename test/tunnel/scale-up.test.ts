@@ -531,3 +531,85 @@ async function ticks(worker: Worker, ms: number): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
 }
+
+/** Answers each call with 64 KiB, on each connection at this rate, as a mount target does that limits each of them. */
+function answerAtRate(target: BindingTarget, bytesPerSecond: number): void {
+  target.serve = () => null;
+  const limited = new Map<BindingTarget['connections'][number], { answered: number; credit: number }>();
+  let lastMs = performance.now();
+  const timer = setInterval(() => {
+    const nowMs = performance.now();
+    const granted = ((nowMs - lastMs) / 1_000) * bytesPerSecond;
+    lastMs = nowMs;
+    for (const connection of target.open()) {
+      const state = limited.get(connection) ?? { answered: 0, credit: 0 };
+      limited.set(connection, state);
+      state.credit += granted;
+      for (; state.answered < connection.records.length && state.credit > 0; state.answered++) {
+        const answer = reply(connection.records[state.answered]!.xid, 64 * 1024);
+        connection.socket.write(answer);
+        state.credit -= answer.length;
+      }
+      if (state.answered === connection.records.length) state.credit = Math.min(0, state.credit);
+    }
+  }, 10);
+  stage.atEnd(async () => clearInterval(timer));
+}
+
+/** Bytes per second that a client gets which always has forty calls under way. */
+async function measureRate(client: Socket, totalBytes: number): Promise<number> {
+  const startedMs = performance.now();
+  const split = createRecordSplitter();
+  let xid = 1_000;
+  let bytes = 0;
+  const done = new Promise<void>((resolve) => {
+    client.on('data', (chunk: Buffer) => {
+      bytes += chunk.length;
+      for (let count = split(chunk).length; count > 0; count--) client.write(call(++xid));
+      if (bytes >= totalBytes) resolve();
+    });
+  });
+  for (let count = 0; count < 40; count++) client.write(call(++xid));
+  await done;
+  return (bytes * 1_000) / (performance.now() - startedMs);
+}
+
+test('five connections of a mount target that limits each of them bring at least four times the rate of one', async () => {
+  const rate = 1024 * 1024;
+  const single = await start(never, { maxConnections: 1 });
+  answerAtRate(single.target, rate);
+  const wide = await startWide();
+  answerAtRate(wide.target, rate);
+
+  const [ofOne, ofFive] = await Promise.all([
+    measureRate(await connectTo(single.port), 3 * rate),
+    measureRate(wide.client, 15 * rate),
+  ]);
+
+  expect(ofOne).toBeLessThan(1.2 * rate);
+  expect(ofFive / ofOne).toBeGreaterThan(4);
+}, 60_000);
+
+test.each([0, 2, 4])(
+  'the loss of connection %i of five loses no request: what has no answer is repeated',
+  async (lost) => {
+    const { target, client, port } = await startWide();
+    target.serve = ({ xid }) => (xid % 2 === 0 ? reply(xid) : null);
+    const answered = new Set<number>();
+    const split = createRecordSplitter();
+    client.on('data', (chunk: Buffer) => {
+      for (const { xid } of split(chunk)) answered.add(xid);
+    });
+    const xids = Array.from({ length: 40 }, (_, index) => 100 + index);
+    client.write(Buffer.concat(xids.map((xid) => call(xid))));
+    await expect.poll(() => answered.size).toBe(20);
+    const ended = endOf(client);
+
+    target.connections[lost]!.socket.destroy();
+
+    await ended;
+    target.serve = ({ xid }) => reply(xid);
+    const next = await connectTo(port);
+    for (const xid of xids) if (!answered.has(xid)) await ask(next, xid);
+  },
+);
