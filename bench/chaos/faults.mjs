@@ -198,7 +198,7 @@ export const faults = [
   {
     name: 'credentials-gone',
     title: 'no metadata service for three hours, and back',
-    seconds: [12, 12],
+    seconds: [20, 20],
     short: false,
     run: loseCredentials,
   },
@@ -278,19 +278,21 @@ async function loseCredentials({ agent, cable, clock }, ms) {
     clock.advance(hourSeconds);
     await wait(ms / 3);
   }
-  const alarms = (await agent.status()).mounts.filter(({ lastError }) => lastError !== null).length;
-  cable.setMetadata(true);
+  const isAlarmed = async () => (await agent.status()).mounts.every(({ alarm }) => alarm !== null);
+  try {
+    await until(isAlarmed, 'every mount raises an alarm');
+  } finally {
+    cable.setMetadata(true);
+  }
   const backMs = performance.now();
   const isHealed = async () => {
     const now = clock.nowMs();
     return (await agent.status()).mounts.every(
-      ({ lastError, clientCertificateExpiresAtMs }) =>
-        lastError === null && clientCertificateExpiresAtMs > now,
+      ({ alarm, clientCertificateExpiresAtMs }) => alarm === null && clientCertificateExpiresAtMs > now,
     );
   };
   await until(isHealed, 'every certificate is renewed', healMs);
   return {
-    alarms,
     healMs: Math.round(performance.now() - backMs),
     tries: log.count('client-certificate.not-renewed'),
   };

@@ -7,7 +7,8 @@ export function findBreaches(result, fault, strict) {
   if (result.hung) breaches.push('a mount hangs');
   if (result.failure !== null) breaches.push(result.failure);
   if (result.bytesWrong > 0) breaches.push(`${result.bytesWrong} bytes are wrong`);
-  if (result.failed > 0) breaches.push(`${result.failed} operations failed`);
+  if (result.failed > 0)
+    breaches.push(`${result.failed} operations failed: ${result.complaints.slice(0, 5).join('; ')}`);
   // Where refusals are allowed, their length depends on the machine, as that of a pause does.
   const allowedMs = strict
     ? (fault.refusedMs ?? 0)

@@ -63,6 +63,7 @@ export async function runChaos({ directory, logFile, faults, rounds, short, endM
     await fault.prepare?.(world);
     await moved();
     const from = record.totals();
+    const complained = record.complaints.length;
     probe.take();
     const beginMs = performance.now();
     let notes = {};
@@ -93,6 +94,7 @@ export async function runChaos({ directory, logFile, faults, rounds, short, endM
       bytesWrong: to.bytesWrong - from.bytesWrong,
       failed: to.failed - from.failed,
       ...probed,
+      complaints: record.complaints.slice(complained),
       notes,
     };
   }
