@@ -27,6 +27,8 @@ export async function openService({ directory, dist, cable, start }) {
     process.execPath,
     join(dist, 'efs-agent.mjs'),
     ...['target', '--json', '--listen', `127.0.0.1:${targetPort}`, '--metadata', `${addresses.metadata}:80`],
+    // So that none outlive the three hours in which there are no others.
+    ...['--credentials-lifetime', '3600'],
     ...['--file-system', `${fileSystemId}=${exported}`, '--state-dir', state],
     ...['--events', join(directory, 'events.jsonl')],
     ...points.flatMap(({ name, accessPoint }) => {
