@@ -16,8 +16,8 @@ export default defineConfig({
           // Most of the time is waiting for other processes, also on two cores.
           maxWorkers: 2,
           globalSetup: ['test/support/build-bundles.ts'],
-          testTimeout: 30_000,
-          hookTimeout: 60_000,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
         },
       },
       {

@@ -1,6 +1,6 @@
 // ./check: proves this checkout, from a fresh clone on a fresh Debian-family machine. Node built-ins only:
 // it runs before anything is installed.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import {
   chmodSync,
@@ -35,6 +35,12 @@ const settleMs = 15_000;
 /** How the reason of a skipped test begins when no package could change it, such as a missing capability. */
 const unavoidable = 'not here: ';
 
+/** A network of its own, with loopback addresses only; a second one, because resolvers take 127.0.0.1 alone for no IPv4 at all. */
+const loopbackOnly = [
+  ...['unshare', '--net', 'sh', '-c'],
+  ...['ip link set lo up && ip address add 127.0.0.2/8 dev lo && exec "$@"', 'sh'],
+];
+
 const words = process.argv.slice(2);
 if (words.includes('--help') || words.some((word) => word !== '--fast')) {
   process.stdout.write(usage);
@@ -50,11 +56,12 @@ delete environment.FORCE_COLOR;
 
 const results = [];
 const counts = { passed: 0, failed: 0, skipped: [] };
-let running = null;
+/** Process groups of the programs that run now. */
+const running = new Set();
 
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
-    endRunning();
+    for (const pid of running) endGroup(pid);
     rmSync(temporary, { recursive: true, force: true });
     process.exit(1);
   });
@@ -69,61 +76,77 @@ say(
   `check: Node ${process.versions.node}, logs in out/check${fast ? ', without virtual machine and other Node lines' : ''}`,
 );
 await runStep('packages', () => installPackages(say));
-await runStep('lock file', () => command([process.execPath, 'scripts/complete-lock.mjs', '--check']));
+await runStep('lock file', (step) =>
+  command(step, [process.execPath, 'scripts/complete-lock.mjs', '--check']),
+);
 if (await runStep('npm ci', installModules)) await checkAll();
 await runStep('nothing left', checkNothingLeft);
 rmSync(temporary, { recursive: true, force: true });
 report();
 
 async function checkAll() {
-  await runStep('format', () => command(['node_modules/.bin/biome', 'format', '.']));
-  await runStep('lint', () =>
-    command(['node_modules/.bin/biome', 'check', '--formatter-enabled=false', '.']),
+  await runStep('format', (step) => command(step, ['node_modules/.bin/biome', 'format', '.']));
+  await runStep('lint', (step) =>
+    command(step, ['node_modules/.bin/biome', 'check', '--formatter-enabled=false', '.']),
   );
-  await runStep('unused code', () => command(['node_modules/.bin/knip']));
-  await runStep('types', () => command(['node_modules/.bin/tsc', '-p', '.']));
-  await runStep('shell scripts', () => command(['shellcheck', ...listShellScripts()]));
-  await runStep('man pages', () => command(['mandoc', '-T', 'lint', '-W', 'warning', ...listManPages()]));
-  await runStep('no traces', () => command([process.execPath, 'scripts/check-tree.mjs']));
-  await runStep('build', () => command([process.execPath, 'scripts/build.mjs']));
-  await runStep('bundles', () => command([process.execPath, 'scripts/check-bundles.mjs']));
-  await runStep('tests', () => runTests('fast', ownNode, 10 * minuteMs));
+  await runStep('unused code', (step) => command(step, ['node_modules/.bin/knip']));
+  await runStep('types', (step) => command(step, ['node_modules/.bin/tsc', '-p', '.']));
+  await runStep('shell scripts', (step) => command(step, ['shellcheck', ...listShellScripts()]));
+  await runStep('man pages', (step) =>
+    command(step, ['mandoc', '-T', 'lint', '-W', 'warning', ...listManPages()]),
+  );
+  await runStep('no traces', (step) => command(step, [process.execPath, 'scripts/check-tree.mjs']));
+  await runStep('build', (step) => command(step, [process.execPath, 'scripts/build.mjs']));
+  await runStep('bundles', (step) => command(step, [process.execPath, 'scripts/check-bundles.mjs']));
+  await runStep('tests', (step) => runTests(step, 'fast', { deadlineMs: 10 * minuteMs }));
   if (fast) return;
-  await runStep('relay gate', () =>
-    command([process.execPath, 'bench/bench.mjs', 'gate'], { deadlineMs: 2 * minuteMs }),
+  await runStep('relay gate', (step) =>
+    command(step, [process.execPath, 'bench/bench.mjs', 'gate'], { deadlineMs: 2 * minuteMs }),
   );
-  await runStep('interop tests', () => runTests('interop', ownNode, 10 * minuteMs));
-  for (const version of nodeLines) {
-    if (major(version) === major(ownNode.version)) continue;
-    await runStep(`tests, Node ${major(version)}`, async () => {
-      const node = { path: await installNode(version), version };
-      await command([node.path, 'scripts/check-bundles.mjs'], { node });
-      return runTests('fast', node, 10 * minuteMs);
-    });
-  }
-  const hasVm = await runStep('virtual machine', () =>
-    command(['scripts/vm/vm', 'build'], { deadlineMs: 12 * minuteMs }),
+  await runStep('interop tests', (step) => runTests(step, 'interop', { deadlineMs: 10 * minuteMs }));
+  await testOtherNodeLines();
+  const hasVm = await runStep('virtual machine', (step) =>
+    command(step, ['scripts/vm/vm', 'build'], { deadlineMs: 12 * minuteMs }),
   );
   if (!hasVm) return;
-  await runStep('package tests', () => runTests('packages', ownNode, 10 * minuteMs));
-  await runStep('kernel tests', () => runTests('kernel', ownNode, 20 * minuteMs));
-  await runStep('faults', () =>
-    command([process.execPath, 'bench/chaos/chaos.mjs', '--short'], { deadlineMs: 10 * minuteMs }),
+  await runStep('package tests', (step) => runTests(step, 'packages', { deadlineMs: 10 * minuteMs }));
+  await runStep('kernel tests', (step) => runTests(step, 'kernel', { deadlineMs: 20 * minuteMs }));
+  await runStep('faults', (step) =>
+    command(step, [process.execPath, 'bench/chaos/chaos.mjs', '--short'], { deadlineMs: 10 * minuteMs }),
   );
 }
 
-/** Runs one step, prints its line, and says whether it held. */
-async function runStep(name, step) {
+/**
+ * The fast tests on the other Node lines: side by side, each in a network of its own, for their ports are fixed; one after
+ * the other where there may be no such network.
+ */
+async function testOtherNodeLines() {
+  const apart =
+    spawnSync(loopbackOnly[0], [...loopbackOnly.slice(1), 'true'], { stdio: 'ignore' }).status === 0;
+  const others = nodeLines.filter((version) => major(version) !== major(ownNode.version));
+  const testOn = (version) =>
+    runStep(`tests, Node ${major(version)}`, async (step) => {
+      const node = { path: await installNode(step, version), version };
+      await command(step, [node.path, 'scripts/check-bundles.mjs'], { node });
+      const deadlineMs = (apart ? 10 * others.length : 10) * minuteMs;
+      return runTests(step, 'fast', { deadlineMs, node, wrapper: apart ? loopbackOnly : [] });
+    });
+  if (apart) await Promise.all(others.map(testOn));
+  else for (const version of others) await testOn(version);
+}
+
+/**
+ * Runs one step, prints its line, and says whether it held. Steps may run side by side.
+ *
+ * @param work is given the step, whose log it writes.
+ */
+async function runStep(name, work) {
   const stepStartedMs = performance.now();
+  const step = { log: join(logFolder, `${name.toLowerCase().replace(/[^a-z0-9]+/g, '-')}.log`) };
   let note = '';
   let failure = null;
-  running = {
-    name,
-    child: null,
-    log: join(logFolder, `${name.toLowerCase().replace(/[^a-z0-9]+/g, '-')}.log`),
-  };
   try {
-    note = (await step()) ?? '';
+    note = (await work(step)) ?? '';
   } catch (error) {
     failure = error;
     if (!error.counted) counts.failed += 1;
@@ -131,7 +154,7 @@ async function runStep(name, step) {
   const seconds = ((performance.now() - stepStartedMs) / 1000).toFixed(1);
   say(`${failure ? 'FAIL' : 'ok  '}  ${name.padEnd(16)} ${seconds.padStart(6)} s${note ? `  ${note}` : ''}`);
   if (failure) {
-    if (existsSync(running.log)) process.stdout.write(`${readFileSync(running.log, 'utf8').trimEnd()}\n`);
+    if (existsSync(step.log)) process.stdout.write(`${readFileSync(step.log, 'utf8').trimEnd()}\n`);
     say(`      ${name}: ${failure.message}`);
   }
   results.push({ name, failed: failure !== null });
@@ -143,25 +166,26 @@ async function runStep(name, step) {
  *
  * Errors: when it ends with another status than 0, or not in time; then its whole process group is killed.
  */
-function command([file, ...args], { deadlineMs = 5 * minuteMs, node = ownNode, extra = {} } = {}) {
-  const log = openSync(running.log, 'a');
+function command(step, [file, ...args], { deadlineMs = 5 * minuteMs, node = ownNode, extra = {} } = {}) {
+  const log = openSync(step.log, 'a');
   const env = { ...environment, PATH: `${dirname(node.path)}${delimiter}${process.env.PATH}`, ...extra };
   return new Promise((done, fail) => {
     const child = spawn(file, args, { env, stdio: ['ignore', log, log], detached: true });
     closeSync(log);
-    running.child = child;
+    running.add(child.pid);
     let late = false;
     const timer = setTimeout(() => {
       late = true;
-      endRunning();
+      endGroup(child.pid);
     }, deadlineMs);
     child.once('error', (error) => {
       clearTimeout(timer);
+      running.delete(child.pid);
       fail(error);
     });
     child.once('exit', (status, signal) => {
       clearTimeout(timer);
-      running.child = null;
+      running.delete(child.pid);
       if (status === 0) done();
       else if (late) fail(new Error(`not done within ${deadlineMs / minuteMs} minutes`));
       else fail(new Error(`${file} ended with ${signal ?? `status ${status}`}`));
@@ -169,42 +193,43 @@ function command([file, ...args], { deadlineMs = 5 * minuteMs, node = ownNode, e
   });
 }
 
-function endRunning() {
-  if (running?.child == null) return;
+function endGroup(pid) {
   try {
-    process.kill(-running.child.pid, 'SIGKILL');
+    process.kill(-pid, 'SIGKILL');
   } catch {
     // It has just ended.
   }
 }
 
-async function installModules() {
+async function installModules(step) {
   if (modulesAreCurrent()) return 'node_modules match the lock file';
-  await command(['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund']);
+  await command(step, ['npm', 'ci', '--ignore-scripts', '--no-audit', '--no-fund']);
   return undefined;
 }
 
 /** Fetches one release of Node into the clone, from the package registry; gives the path of its binary. */
-async function installNode(version) {
+async function installNode(step, version) {
   const name = `node-linux-${process.arch}`;
   const prefix = join(nodesFolder, version);
   const node = join(prefix, 'node_modules', name, 'bin/node');
   if (!existsSync(node)) {
     mkdirSync(prefix, { recursive: true });
     const options = ['--ignore-scripts', '--no-save', '--no-package-lock', '--no-audit', '--no-fund'];
-    await command(['npm', 'install', '--prefix', prefix, ...options, `${name}@${version}`]);
+    await command(step, ['npm', 'install', '--prefix', prefix, ...options, `${name}@${version}`]);
   }
   return node;
 }
 
 /** Errors: when a test failed, none ran, or one was skipped although everything it needs can be installed here. */
-async function runTests(project, node, deadlineMs) {
+async function runTests(step, project, { deadlineMs, node = ownNode, wrapper = [] }) {
   const file = join(logFolder, `${project}-${major(node.version)}.json`);
-  const args = ['node_modules/vitest/vitest.mjs', 'run', '--project', project];
+  // The cache of one run is no business of another's beside it.
+  const args = ['node_modules/vitest/vitest.mjs', 'run', '--project', project, '--no-cache'];
   const reporters = ['--reporter=default', '--reporter=./scripts/check-reporter.mjs'];
   let failure = null;
   try {
-    await command([node.path, ...args, ...reporters], { deadlineMs, node, extra: { CHECK_SUMMARY: file } });
+    const extra = { CHECK_SUMMARY: file, EFS_AGENT_BUILT: '1' };
+    await command(step, [...wrapper, node.path, ...args, ...reporters], { deadlineMs, node, extra });
   } catch (error) {
     failure = error;
   }

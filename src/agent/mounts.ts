@@ -100,6 +100,8 @@ export function createMounts(ports: MountsPorts): Mounts {
   };
 
   const presence = createPresence(ports.readMountTables);
+  /** Monotonic milliseconds at which mount.nfs4 had succeeded. */
+  const mountedAtMonoMs = new WeakMap<Mount, number>();
   let directCheck: { cancel(): void } | null = null;
 
   const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
@@ -209,6 +211,13 @@ export function createMounts(ports: MountsPorts): Mounts {
     await closeIfGone(candidates, unseen).catch((error: unknown) => logFailure('sweep.failed', error));
   }
 
+  /** Just mounted, in no table that we can read, and the kernel has not hung up: it may be about to come back. */
+  function isSettling(mount: Mount): boolean {
+    const sinceMonoMs = mountedAtMonoMs.get(mount);
+    if (!isTunnel(mount) || sinceMonoMs === undefined || presence.of(mount) !== 'unseen') return false;
+    return mount.hungUpAtMs() === null && ports.clock.monoMs() - sinceMonoMs < reconnectMs;
+  }
+
   const listMounted = () => [...served.values()].filter(({ phase }) => phase === 'mounted');
 
   /** No connection of ours ends with a mount without a tunnel: while there are such mounts, the tables tell. */
@@ -285,6 +294,7 @@ export function createMounts(ports: MountsPorts): Mounts {
     },
     async confirm(mount) {
       await step(mount, { kind: 'mount-succeeded' });
+      mountedAtMonoMs.set(mount, ports.clock.monoMs());
       log('info', 'mount.done', {
         tunnel: mount.id,
         fileSystem: mount.plan.fileSystemId,
@@ -333,7 +343,7 @@ export function createMounts(ports: MountsPorts): Mounts {
     },
     async sweep() {
       for (const tunnel of mounts.list()) tunnel.look();
-      const silent = listMounted().filter((mount) => mount.openSessions() === 0);
+      const silent = listMounted().filter((mount) => mount.openSessions() === 0 && !isSettling(mount));
       await tryCloseIfGone(silent, 'go');
       await restorer.retry();
     },

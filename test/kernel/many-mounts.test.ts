@@ -28,7 +28,7 @@ testInVm(
       );
     await setting.must(`mkdir -p ${mounts.map(({ mountPoint }) => mountPoint).join(' ')}`);
     await setting.must(
-      'systemd-run --quiet --unit=capture --collect tcpdump -q -i efs0 -s 0 -U -w /tmp/metadata.pcap host 169.254.169.254 && timeout 20 sh -c "until [ -s /tmp/metadata.pcap ]; do sleep 0.2; done"',
+      'systemd-run --quiet --unit=capture --collect tcpdump -q -i efs0 -s 0 -U -w /tmp/metadata.pcap host 169.254.169.254 && timeout 120 sh -c "until [ -s /tmp/metadata.pcap ]; do sleep 0.2; done"',
     );
     const lines = mounts.map(({ id, mountPoint }) => `accesspoint=${id} ${fileSystem} ${mountPoint}\n`);
     const startMs = performance.now();

@@ -47,17 +47,17 @@ for (const [name, blow] of Object.entries(blows)) {
       await mount();
       const mountLine = await shell('grep " /mount/efs " /proc/self/mountinfo');
       await setting.must(
-        'systemd-run --quiet --unit=writer --collect /root/writer && timeout 30 sh -c "until [ -s /tmp/sums ]; do sleep 0.1; done"',
+        'systemd-run --quiet --unit=writer --collect /root/writer && timeout 180 sh -c "until [ -s /tmp/sums ]; do sleep 0.1; done"',
       );
 
       for (let round = 0; round < 2; round += 1) {
         await setting.must(`${blow}; sleep 2`);
         await expect
-          .poll(() => shell('systemctl is-active efs-agent'), { timeout: 30_000, interval: 500 })
+          .poll(() => shell('systemctl is-active efs-agent'), { timeout: 180_000, interval: 500 })
           .toBe('active\n');
       }
       await setting.must(
-        'touch /tmp/stop; timeout 60 sh -c "while systemctl is-active -q writer; do sleep 0.2; done"',
+        'touch /tmp/stop; timeout 180 sh -c "while systemctl is-active -q writer; do sleep 0.2; done"',
       );
 
       const check = `cd ${setting.directory} && sha256sum --quiet -c /tmp/sums`;
@@ -67,8 +67,8 @@ for (const [name, blow] of Object.entries(blows)) {
       console.log(
         `${name}: the longest of ${(await shell('wc -l < /tmp/times')).trim()} writes: ${longestMs} ms`,
       );
-      // The emulated processor is some twenty times slower than a real one.
-      expect(longestMs).toBeLessThan(30_000);
+      // It takes 60 s (timeo=600) until the kernel sends a request again by itself: none was lost.
+      expect(longestMs).toBeLessThan(60_000);
       expect(await shell('efs-agent status --json | grep -c mountId')).toBe('1\n');
       expect(await setting.vm.run('umount /mount/efs')).toEqual({ code: 0, stdout: '', stderr: '' });
       await setting.expectNothingLeft();
@@ -97,7 +97,7 @@ testInVm('the journal finds a mount by its message id, with its fields and its u
   await mount();
   const find = `journalctl --quiet -o json -u efs-agent MESSAGE_ID=${events['mount.done'].messageId}`;
 
-  await expect.poll(() => shell(`${find} | tail -n 1`), { timeout: 30_000, interval: 500 }).toContain('{');
+  await expect.poll(() => shell(`${find} | tail -n 1`), { timeout: 120_000, interval: 500 }).toContain('{');
 
   expect(JSON.parse(await shell(`${find} | tail -n 1`))).toMatchObject({
     MESSAGE: expect.stringMatching(/^mount\.done tunnel=/),
@@ -117,7 +117,7 @@ testInVm('a mount reads 15 MiB ahead, 15 times its rsize', async () => {
   await mount();
 
   await expect
-    .poll(() => shell('cat /sys/class/bdi/$(stat -c %Hd:%Ld /mount/efs)/read_ahead_kb'), { timeout: 10_000 })
+    .poll(() => shell('cat /sys/class/bdi/$(stat -c %Hd:%Ld /mount/efs)/read_ahead_kb'), { timeout: 60_000 })
     .toBe('15360\n');
 });
 
@@ -142,7 +142,7 @@ testInVm(
     expect(await mount('noresvport')).toBe('');
     expect(await shell('umount /mount/efs')).toBe('');
     await expect
-      .poll(() => shell('ls -A /run/efs-agent/mounts'), { timeout: 25_000, interval: 500 })
+      .poll(() => shell('ls -A /run/efs-agent/mounts'), { timeout: 120_000, interval: 500 })
       .toBe('');
   },
 );

@@ -146,7 +146,7 @@ testInVm(
           );
           return closed.map(({ bytesSent }) => bytesSent);
         },
-        { timeout: 20_000 },
+        { timeout: 120_000 },
       )
       .toEqual([52, 24]);
     // The call that is refused is as long as the client's host name makes it; the NULL call before it has 44 bytes.

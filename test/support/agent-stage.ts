@@ -224,7 +224,7 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
 
 /** Waits for a condition with a deadline; on failure says what the program had written. */
 export async function waitFor(fits: () => boolean, what: string, program?: Running): Promise<void> {
-  const deadline = performance.now() + 15_000;
+  const deadline = performance.now() + 60_000;
   while (!fits()) {
     if (performance.now() > deadline)
       throw new Error(`waited in vain for ${what}\n${program?.stderr() ?? ''}`);
