@@ -19,13 +19,13 @@ const slowBytesPerSecond = mebibyte;
 const slowMs = 6_000;
 
 let stage: AgentStage;
-let undo: (() => void)[] = [];
+let undo: (() => unknown)[] = [];
 beforeEach(() => {
   stage = openAgentStage([23210, 23219]);
 });
 afterEach(async () => {
   await stage.close();
-  for (const step of undo.reverse()) step();
+  for (const step of undo.reverse()) await step();
   undo = [];
 });
 
@@ -163,7 +163,8 @@ function limitMemory(agent: Running): { kills(): number } | null {
     const directory = join(root, `efs-agent-test-${process.pid}`);
     try {
       mkdirSync(directory);
-      undo.push(() => rmdirSync(directory));
+      // Its last process may be about to end.
+      undo.push(() => expect.poll(() => rmdirSync(directory), { timeout: 60_000 }).toBeUndefined());
       writeFileSync(join(directory, limit), String(limitBytes));
       writeFileSync(join(directory, 'cgroup.procs'), String(agent.child.pid));
       return {
