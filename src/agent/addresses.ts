@@ -141,6 +141,11 @@ export function explainUnreachable(error: unknown, found: FoundAddresses): Agent
   );
 }
 
+/** The addresses with their port, for people. */
+export function showEndpoints({ list }: Pick<FoundAddresses, 'list'>, port: number): string {
+  return list.map((address) => `${asServer(address)}:${port}`).join(', ');
+}
+
 /** An address as part of `<server>:<path>`. */
 export function asServer(address: string): string {
   return isIPv4(address) ? address : `[${address}]`;

@@ -9,6 +9,7 @@ import {
   createAddressFinder,
   explainUnreachable,
   type FoundAddresses,
+  showEndpoints,
 } from './addresses.ts';
 import { abortable, type Mount, type TunnelPlan } from './tunnel.ts';
 
@@ -28,7 +29,7 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
       plan.spec.mountTargetIp === null ? `resolving ${plan.dnsName}` : `using ${plan.spec.mountTargetIp}`,
     );
     const found = await findAddresses();
-    report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}, without TLS`);
+    report(`connecting ${showEndpoints(found, plan.mountTargetPort)}, without TLS`);
     address = await findAnswering(found, plan);
     // A name whose first address is dead would lead mount.nfs4 there.
     server = found.by === 'name' && address === found.list[0] ? plan.dnsName : asServer(address);

@@ -21,6 +21,7 @@ import {
   createAddressFinder,
   explainUnreachable,
   type FoundAddresses,
+  showEndpoints,
 } from './addresses.ts';
 import type { Caller, Identities } from './identities.ts';
 import { adoptListener, type Listener, openListener, planPorts } from './listeners.ts';
@@ -343,7 +344,7 @@ async function joinTunnel(
     const [found, made] = await Promise.all([searching, needsCertificate ? makeCertificate() : null]);
     if (made !== null) rotation.begin(made);
     await announce(made);
-    report(`connecting ${found.list.join(', ')} port ${plan.mountTargetPort}`);
+    report(`connecting ${showEndpoints(found, plan.mountTargetPort)}`);
     try {
       upstream = await workers.probe(tunnelId, asEndpoints(found));
     } catch (error) {

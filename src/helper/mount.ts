@@ -75,8 +75,11 @@ async function mountAnew(
       const tunnel = await receiveAnswer(agent, 'tunnel.ready', caller.limits.silenceMs, progress);
       // Everything but the mount: hanging up undoes it.
       if (request.fake) return;
-      progress.show('mount.nfs4', performance.now() - startMs);
-      await mountThroughTunnel({ request, spec, mountPoint, program, tunnel, agent }, caller);
+      const showAttempt = (number: number) => {
+        const which = number === 1 ? '' : `, attempt ${number} of ${tunnel.retry.attempts}`;
+        progress.show(`mounting${which}`, performance.now() - startMs);
+      };
+      await mountThroughTunnel({ request, spec, mountPoint, program, tunnel, agent, showAttempt }, caller);
       if (tunnel.readAhead) setReadAhead(spec, mountPoint, request.verbose, caller);
       progress.show('mounted', performance.now() - startMs);
     });
@@ -130,6 +133,7 @@ interface Attempt {
   program: string;
   tunnel: ReadyTunnel;
   agent: AgentConnection;
+  showAttempt(number: number): void;
 }
 
 /** Runs mount.nfs4, tells the agent how it ended, and waits until the agent has recorded or undone the mount. */
@@ -167,6 +171,7 @@ async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
     planNfsOptions(spec.nfsOptions, decidePort(spec, tunnel)),
   ];
   for (let number = 1; ; number += 1) {
+    attempt.showAttempt(number);
     const timeoutMs = planAttemptMs(number, tunnel.retry, caller.limits.lastAttemptMs);
     const result = await runMountProgram(program, args, timeoutMs, caller);
     if (request.verbose) caller.writeError(asLines(result.stdout));

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -390,6 +390,18 @@ const word = fc.oneof(
     '--json=false',
   ),
   fc.constantFrom(
+    'explain',
+    'policy',
+    'check',
+    '--as',
+    'anonymous',
+    'config',
+    'whoami',
+    'doctor',
+    '--fstab',
+    'bundle',
+  ),
+  fc.constantFrom(
     fileSystemId,
     'tls',
     '/no/such',
@@ -410,7 +422,9 @@ test('no command line shows a stack trace, a defect, or ends without a word', as
   await fc.assert(
     fc.asyncProperty(fc.array(word, { maxLength: 7 }), async (argv) => {
       fc.pre(!argv.includes('agent') && !argv.includes('target'));
-      const one = stage.caller({ program: 'efs-agent' });
+      // These two look at the whole machine once they have root.
+      const looks = argv.includes('doctor') || argv.includes('bundle');
+      const one = stage.caller({ program: 'efs-agent', uid: looks ? 1_000 : 0 });
 
       const status = await runCommandLine(argv, one);
 
@@ -420,5 +434,25 @@ test('no command line shows a stack trace, a defect, or ends without a word', as
       expect([0, 1, 2, 32]).toContain(status);
     }),
     { numRuns: 2_000 },
+  );
+}, 60_000);
+
+test('the real program behaves the same on random command lines', () => {
+  const plain = word.filter(
+    (one) => !one.includes('\0') && !['agent', 'target', 'doctor', 'bundle'].includes(one),
+  );
+  fc.assert(
+    fc.property(fc.array(plain, { maxLength: 6 }), (argv) => {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [program, ...argv], {
+        encoding: 'utf8',
+        env: stage.environment,
+        timeout: 20_000,
+      });
+
+      expect([0, 1, 2, 32]).toContain(status);
+      if (status !== 0) expect(stderr).toMatch(/^efs-agent: [^\n]* \[[a-z-]+(?:\.[a-z-]+)?\]\n {2}\S/);
+      expect(stdout + stderr).not.toMatch(/\n\s+at /);
+    }),
+    { numRuns: 24 },
   );
 }, 60_000);

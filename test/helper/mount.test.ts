@@ -84,7 +84,7 @@ test('with -v every phase is shown with its time', async () => {
   await mount('tls', '-v');
 
   expect(caller.error).toMatch(
-    /^mount\.efs: {6}1 ms {2}name\nmount\.efs: +\d+ ms {2}mount\.nfs4\nmount\.efs: +\d+ ms {2}mounted\n$/,
+    /^mount\.efs: {6}1 ms {2}name\nmount\.efs: +\d+ ms {2}mounting\nmount\.efs: +\d+ ms {2}mounted\n$/,
   );
   expect(stage.calls('mount')[0]).toContain(' -v -o ');
 });
