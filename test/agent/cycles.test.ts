@@ -12,6 +12,7 @@ import { connectToAgent } from '../../src/helper/control-client.ts';
 import { mountFileSystem } from '../../src/helper/mount.ts';
 import { type AgentStage, fileSystemId, openAgentStage, type Running } from '../support/agent-stage.ts';
 import { canUnshare } from '../support/mount-table.ts';
+import { childrenOf, scriptOf } from '../support/processes.ts';
 
 /**
  * Mounts and unmounts by the hundred, through the real agent, worker and helper code; the kernel's part is played by a stand-in
@@ -305,20 +306,4 @@ function listeners(): number[] {
 }
 
 const workersOf = (agent: Running) => childrenOf(agent.child.pid!).filter(isWorker);
-const isWorker = (pid: number) => commandOf(pid).endsWith('/worker.cjs');
-
-function childrenOf(pid: number): number[] {
-  try {
-    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
-  } catch {
-    return [];
-  }
-}
-
-function commandOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] ?? '';
-  } catch {
-    return '';
-  }
-}
+const isWorker = (pid: number) => scriptOf(pid).endsWith('/worker.cjs');

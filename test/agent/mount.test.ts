@@ -9,6 +9,7 @@ import {
   type Running,
   waitFor,
 } from '../support/agent-stage.ts';
+import { childrenOf, scriptOf } from '../support/processes.ts';
 
 const role = 'arn:aws:iam::111122223333:role/efs-client';
 const iamOnly = {
@@ -110,9 +111,7 @@ test('after a mount that is not IAM, only agent and worker run', async () => {
   const agent = await stage.startAgent();
   await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', `tls,${direct}`);
 
-  const children = childrenOf(agent.child.pid!).map(
-    (pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1],
-  );
+  const children = childrenOf(agent.child.pid!).map(scriptOf);
 
   expect(children).toEqual([expect.stringMatching(/\/worker\.cjs$/)]);
 });
@@ -186,10 +185,6 @@ function listeners(): number {
     const port = Number.parseInt(local?.split(':')[1] ?? '0', 16);
     return state === '0A' && port >= 23070 && port <= 23099;
   }).length;
-}
-
-function childrenOf(pid: number): number[] {
-  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
 }
 
 /** Command lines and environments of the agent and its children. */

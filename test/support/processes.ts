@@ -1,0 +1,20 @@
+import { readFileSync } from 'node:fs';
+
+/** The children of a process; none when it has ended. */
+export function childrenOf(pid: number): number[] {
+  return readProcess(`${pid}/task/${pid}/children`).split(' ').filter(Boolean).map(Number);
+}
+
+/** The script that a Node process runs, behind whatever options Node was given; empty when it has ended. */
+export function scriptOf(pid: number): string {
+  const [, ...words] = readProcess(`${pid}/cmdline`).split('\0');
+  return words.find((word) => !word.startsWith('-')) ?? '';
+}
+
+function readProcess(file: string): string {
+  try {
+    return readFileSync(`/proc/${file}`, 'utf8');
+  } catch {
+    return '';
+  }
+}
