@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util';
 const usage = `usage: npm run bench [-- COMMAND] [OPTIONS]
 
   relay    (default) every relay under every load: throughput, latency, CPU, memory
-  memory   our processes with 1, 100 and 500 idle tunnels: PSS, wake-ups, CPU
+  memory   our processes with 1, 100 and 500 idle tunnels: PSS, wake-ups, CPU; time of status and of a scrape
   latency  mount.efs with a stand-in for mount.nfs4 against a bare node
   gate     system calls for each record against fixed limits; status 1 when one is exceeded
 

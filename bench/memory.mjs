@@ -1,10 +1,11 @@
-// `bench memory`: what our processes hold and how often they wake, with many idle tunnels; beside it one stunnel
-// for each tunnel, as the reference runs it.
+// `bench memory`: what our processes hold and how often they wake, with many idle tunnels, and what it costs to ask
+// the agent about them; beside it one stunnel for each tunnel, as the reference runs it.
 import { mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { commandLine, family, isListening, sumCpuSeconds, sumPssKib, sumWakeUps } from './processes.mjs';
+import { measureQuestions } from './questions.mjs';
 import { describeMachine } from './relay.mjs';
 import {
   fileSystemId,
@@ -98,6 +99,7 @@ async function measureAgent(stage, server, { counts, idleSeconds, identityLeaves
       wakeUpsPerSecond: (after.all - before.all) / idleSeconds,
       workerWakeUpsPerSecond: (after.worker - before.worker) / idleSeconds,
       cpuShare: (after.cpu - before.cpu) / idleSeconds,
+      questions: await measureQuestions(controlSocket, program.pid),
     });
     stage.say(`efs-agent with ${count} idle tunnels measured`);
   }
@@ -232,7 +234,28 @@ export function formatMemory({ machine, date, idleSeconds, results }) {
     'of it worker',
     'CPU of a core',
   ];
-  return `${machine}; ${date}; wake-ups and CPU over ${idleSeconds} s.\n\n${formatTable(head, rows)}\n`;
+  const table = `${formatTable(head, rows)}\n\n${formatQuestions(results)}`;
+  return `${machine}; ${date}; wake-ups and CPU over ${idleSeconds} s.\n\n${table}\n`;
+}
+
+/** What it costs to ask the agent, with so many tunnels. */
+function formatQuestions(results) {
+  const rows = results.flatMap(({ tunnels, questions }) =>
+    questions === undefined
+      ? []
+      : [
+          [
+            String(tunnels),
+            questions.statusMs.toFixed(0),
+            questions.nodeMs.toFixed(0),
+            questions.scrapeMs.toFixed(0),
+            questions.scrapeCpuMs.toFixed(1),
+            (questions.scrapeBytes / 1024).toFixed(0),
+          ],
+        ],
+  );
+  const head = ['tunnels', 'efs-agent status ms', 'node -e 0 ms', 'scrape ms', 'its CPU ms', 'its KiB'];
+  return formatTable(head, rows);
 }
 
 function pause(ms) {

@@ -1,3 +1,4 @@
+import stringWidth from 'string-width';
 import type { AgentReport, MountReport, StatusReport } from '../core/status-report.ts';
 import { type Column, cutEnd, layOut } from './columns.ts';
 
@@ -73,9 +74,25 @@ function renderAgent(report: AgentReport, { nowMs, width }: View): string {
   const [titles, ...table] = layOut(columns, rows, width);
   lines.push('', titles!);
   for (const [at, mount] of mounts.entries()) {
-    lines.push(table[at]!, ...formatDetails(mount, nowMs).map((line) => `  ${line}`));
+    lines.push(table[at]!, ...formatDetails(mount, nowMs).flatMap((parts) => pack(parts, width)));
   }
   return lines.join('\n');
+}
+
+/** Parts of a line, indented, on as many lines as they need; only a part that is wider than that is left to be cut. */
+function pack(parts: readonly string[], width: number | null): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const part of parts) {
+    const longer = line === '' ? `  ${part}` : `${line}, ${part}`;
+    const fits = width === null || stringWidth(longer) <= width;
+    if (fits || line === '') line = longer;
+    else {
+      lines.push(`${line},`);
+      line = `  ${part}`;
+    }
+  }
+  return [...lines, line];
 }
 
 function describeWorker(worker: NonNullable<AgentReport['worker']>): string {
@@ -120,31 +137,31 @@ export function clean(text: string): string {
   return text.replace(/\p{C}/gu, '?');
 }
 
-function formatDetails(mount: MountReport, nowMs: number): string[] {
-  const places = mount.mountPoints.filter((place) => place !== mount.mountPoint);
-  const also = places.length === 0 ? [] : [`also at ${places.map(clean).join(', ')}`];
+/** The lines under a mount, each in its parts. */
+function formatDetails(mount: MountReport, nowMs: number): string[][] {
+  const also = mount.mountPoints
+    .filter((place) => place !== mount.mountPoint)
+    .map((place) => `also at ${clean(place)}`);
   const path = mount.path === '/' ? [] : [clean(mount.path)];
   const address = mount.address ?? clean(mount.dnsName);
-  if (!mount.tls)
-    return [[address, ...path].join(', ').concat(': no tunnel, not encrypted (tls was not given)'), ...also];
+  if (!mount.tls) return [[address, ...path, ...also, 'no tunnel: not encrypted, as tls was not given']];
   const where = [...path, `port ${mount.port}`, ...also];
-  const detached =
-    mount.state === 'detached'
-      ? ['unmounted; the kernel still uses its tunnel (open file, or another mount)']
-      : [];
-  if (mount.state === 'unwatched') return [[address, ...where].join(', ')];
+  if (mount.state === 'unwatched') return [[address, ...where]];
   const accessPoint = mount.accessPointId === null ? [] : [`access point ${clean(mount.accessPointId)}`];
   return [
-    [address, ...formatTls(mount, nowMs)].join(', '),
-    [...accessPoint, ...where].join(', '),
-    ...detached,
+    [address, ...formatTls(mount, nowMs)],
+    [...accessPoint, ...where],
+    ...(mount.state === 'detached'
+      ? [['unmounted; the kernel still uses its tunnel (open file, or another mount)']]
+      : []),
     ...formatIdentity(mount, nowMs),
     [
-      `${formatBytes(mount.bytesUp)} up, ${formatBytes(mount.bytesDown)} down`,
+      `${formatBytes(mount.bytesUp)} up`,
+      `${formatBytes(mount.bytesDown)} down`,
       `${plural(mount.requestsInFlight, 'request')} in flight`,
       plural(mount.sessions, 'session'),
       plural(mount.reconnects, 'reconnect'),
-    ].join(', '),
+    ],
     ...formatAlarm(mount, nowMs),
     ...formatLastError(mount, nowMs),
   ];
@@ -163,35 +180,35 @@ function formatTls(
   ];
 }
 
-function formatIdentity(mount: MountReport, nowMs: number): string[] {
+function formatIdentity(mount: MountReport, nowMs: number): string[][] {
   const { identity, clientCertificateExpiresAtMs } = mount;
-  if (identity === null) return [mount.iam ? 'no credentials yet' : 'anonymous (without the option iam)'];
+  if (identity === null) return [[mount.iam ? 'no credentials yet' : 'anonymous (without the option iam)']];
   const lives = [
     ['certificate', clientCertificateExpiresAtMs] as const,
     ['credentials', identity.expiresAtMs] as const,
   ].flatMap(([what, atMs]) => (atMs === null ? [] : [`${what} ${describeLife(atMs, nowMs)}`]));
   return [
-    `as ${clean(identity.arn ?? identity.accessKeyId)}`,
-    [`from ${clean(identity.source)}`, ...lives].join(', '),
+    [`as ${clean(identity.arn ?? identity.accessKeyId)}`],
+    [`from ${clean(identity.source)}`, ...lives],
   ];
 }
 
 function formatAlarm(
   { alarm, clientCertificateExpiresAtMs: endsAtMs }: MountReport,
   nowMs: number,
-): string[] {
+): string[][] {
   if (alarm === null) return [];
   const present = endsAtMs === null ? 'there is none' : `the present one ${describeLife(endsAtMs, nowMs)}`;
   return [
-    `ALARM: no new certificate for ${formatDuration(nowMs - alarm.sinceMs)}, ${present}:`,
-    `  ${clean(alarm.message)} [${clean(alarm.code)}]`,
+    [`ALARM: no new certificate for ${formatDuration(nowMs - alarm.sinceMs)}`, `${present}:`],
+    [`  ${clean(alarm.message)} [${clean(alarm.code)}]`],
   ];
 }
 
-function formatLastError({ lastError }: MountReport, nowMs: number): string[] {
+function formatLastError({ lastError }: MountReport, nowMs: number): string[][] {
   if (lastError === null) return [];
   const { atMs, message, code } = lastError;
-  return [`last error ${formatDuration(nowMs - atMs)} ago: ${clean(message)} [${clean(code)}]`];
+  return [[`last error ${formatDuration(nowMs - atMs)} ago: ${clean(message)} [${clean(code)}]`]];
 }
 
 function describeLife(expiresAtMs: number, nowMs: number): string {

@@ -35,14 +35,17 @@ interface Metric {
 
 /** No more values than there are mounts: all three are the mount's own. */
 const mountLabels = ['mount', 'file_system', 'access_point'] as const;
-const states: readonly MountStatus['state'][] = [
-  'opening',
-  'mounting',
-  'mounted',
-  'tunnel',
-  'reconnecting',
-  'stalled',
-];
+/** Each state of a mount, and whether its mount target answers in it. */
+const states: Readonly<Record<MountStatus['state'], boolean>> = {
+  opening: false,
+  mounting: false,
+  mounted: true,
+  tunnel: true,
+  detached: true,
+  closing: true,
+  reconnecting: false,
+  stalled: false,
+};
 
 /**
  * Every metric, by name; docs/metrics.md is made from this table. A unit, if there is one, is the end of the name, before `_total`.
@@ -82,7 +85,10 @@ export const metrics: Readonly<Record<string, Metric>> = {
     [status.worker.bufferedBytes],
   ]),
   efs_agent_mounts: gauge('Mounts in each state, as efs-agent status shows them.', ['state'], ({ status }) =>
-    states.map((state) => [state, status.mounts.filter((mount) => mount.state === state).length]),
+    Object.keys(states).map((state) => [
+      state,
+      status.mounts.filter((mount) => mount.state === state).length,
+    ]),
   ),
   efs_agent_events_total: counter(
     'Events of the log, whether they were written or held back; docs/logs.md says what they mean.',
@@ -140,6 +146,11 @@ export const metrics: Readonly<Record<string, Metric>> = {
     'gauge',
     'When something went wrong last, in seconds since 1970; absent when nothing has.',
     ({ lastError }) => seconds(lastError?.atMs),
+  ),
+  efs_mount_credentials_alarm: ofTunnels(
+    'gauge',
+    '1 while the client certificate cannot be replaced any more, as its credentials cannot be had.',
+    ({ alarm }) => (alarm === null ? 0 : 1),
   ),
   efs_mount_server_certificate_expiry_timestamp_seconds: ofTunnels(
     'gauge',

@@ -51,7 +51,7 @@ test.each([
       },
     ]);
     expect((await stage.efsAgent('status')).stdout).toContain(
-      `${address}, /app: no tunnel, not encrypted (tls was not given)`,
+      `${address}, /app, no tunnel: not encrypted, as tls was not given`,
     );
     expect(stage.stateFiles()).toEqual([expect.stringMatching(/\.direct\.json$/)]);
   },

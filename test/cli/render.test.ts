@@ -163,6 +163,6 @@ test('a mount without tls is shown as what it is', () => {
     view,
   );
 
-  expect(text).toContain('  10.1.1.6, /app: no tunnel, not encrypted (tls was not given)\n');
+  expect(text).toContain('  10.1.1.6, /app, no tunnel: not encrypted, as tls was not given\n');
   expect(text).not.toContain('anonymous');
 });
