@@ -146,6 +146,20 @@ export class Session {
     return { bytesUp: this.#bytesUp, bytesDown: this.#bytesDown };
   }
 
+  get carriedBytes(): number {
+    return this.#bytesUp + this.#bytesDown;
+  }
+
+  get connections(): number {
+    return this.#lanes.length;
+  }
+
+  /** A request has no answer. */
+  get isOwed(): boolean {
+    for (const { ledger } of this.#lanes) if (ledger.unanswered > 0) return true;
+    return false;
+  }
+
   get state(): SessionState {
     const lanes = this.#lanes;
     const nowTick = this.#host.nowTick();

@@ -95,7 +95,7 @@ export class Tunnel {
   /** As the last bind reply said. */
   #scaleSettings: ScaleSettings | null = null;
   /** What `takeChanges` saw last. */
-  #takenMark = '';
+  #takenMarks = { sessions: -1, connections: 0, carriedBytes: 0, wasOwed: false };
   #warm: { link: Link; expiry: NodeJS.Timeout } | null = null;
 
   constructor(id: string, host: TunnelHost) {
@@ -139,19 +139,27 @@ export class Tunnel {
     };
   }
 
-  /** The state, unless it is what was taken last. */
+  /** The state, unless it is what was taken last; then nothing is made that would have to be collected. */
   takeChanges(): TunnelState | null {
-    const { state } = this;
-    // Whoever waits for an answer waits longer each time.
-    const marks = state.open.map(({ sessionId, inFlight, connections }) => [
-      sessionId,
-      inFlight,
-      connections,
-    ]);
-    const mark = [state.sessions, state.bytesUp, state.bytesDown, ...marks.flat()].join();
-    const isSame = mark === this.#takenMark && state.open.every(({ inFlight }) => inFlight === 0);
-    this.#takenMark = mark;
-    return isSame ? null : state;
+    let carriedBytes = this.#past.bytesUp + this.#past.bytesDown;
+    let connections = 0;
+    let isOwed = false;
+    for (const session of this.#sessions) {
+      carriedBytes += session.carriedBytes;
+      connections += session.connections;
+      // Whoever waits for an answer waits longer each time.
+      isOwed ||= session.isOwed;
+    }
+    const taken = this.#takenMarks;
+    const isSame =
+      !isOwed &&
+      !taken.wasOwed &&
+      taken.sessions === this.openSessions &&
+      taken.connections === connections &&
+      taken.carriedBytes === carriedBytes;
+    if (isSame) return null;
+    this.#takenMarks = { sessions: this.openSessions, connections, carriedBytes, wasOwed: isOwed };
+    return this.state;
   }
 
   /** Nothing moves, nobody owes an answer, and nothing is about to happen by itself. */
