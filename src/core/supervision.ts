@@ -45,7 +45,7 @@ export const startingTicks = 20;
 /** Ticks a worker without any tunnel stays for the next mount. */
 export const unwantedTicks = 60;
 /** A worker that served this long has earned an immediate restart. */
-const steadyMs = 60_000;
+const steadyMs = 10_000;
 
 export const initialWorkerState: WorkerState = { kind: 'down', failures: 0, dueMonoMs: 0 };
 
