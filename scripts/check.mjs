@@ -97,6 +97,7 @@ async function checkAll() {
   );
   await runStep('no traces', (step) => command(step, [process.execPath, 'scripts/check-tree.mjs']));
   await runStep('build', (step) => command(step, [process.execPath, 'scripts/build.mjs']));
+  await runStep('service', (step) => sayLastLine(step, [process.execPath, 'scripts/check-unit.mjs']));
   await runStep('bundles', (step) => command(step, [process.execPath, 'scripts/check-bundles.mjs']));
   await runStep('tests', (step) => runTests(step, 'fast', { deadlineMs: 10 * minuteMs }));
   if (fast) return;
@@ -191,6 +192,12 @@ function command(step, [file, ...args], { deadlineMs = 5 * minuteMs, node = ownN
       else fail(new Error(`${file} ended with ${signal ?? `status ${status}`}`));
     });
   });
+}
+
+/** As `command`; the last line that the program wrote is the note of the step. */
+async function sayLastLine(step, words) {
+  await command(step, words);
+  return readFileSync(step.log, 'utf8').trimEnd().split('\n').at(-1);
 }
 
 function endGroup(pid) {

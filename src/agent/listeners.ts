@@ -24,17 +24,25 @@ export async function openListener(
   ports: readonly number[],
   onSocket: (socket: Socket) => void,
 ): Promise<Listener> {
+  let obstacle: PortObstacle | null = null;
   for (const port of ports) {
     const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
-    if (await tryListen(server, { host: '127.0.0.1', port, backlog })) return createListener(server);
+    obstacle = await tryListen(server, { host: '127.0.0.1', port, backlog });
+    if (obstacle === null) return createListener(server);
   }
   const { lower, upperExclusive } = range;
   if (upperExclusive - lower === 1) {
-    const why =
-      ports.length === 0
-        ? 'a mount of another agent uses it'
-        : `something else listens on 127.0.0.1:${lower}`;
-    throw new AgentError('port.taken', `Specified port [${lower}] is unavailable: ${why}`, { port: lower });
+    const advice =
+      obstacle === 'EACCES'
+        ? {
+            hint: 'Choose a tlsport from 1024 on, or give the service CapabilityBoundingSet=CAP_NET_BIND_SERVICE: systemctl edit efs-agent.',
+          }
+        : {};
+    throw new AgentError(
+      'port.taken',
+      `Specified port [${lower}] is unavailable: ${explainTaken(lower, obstacle)}`,
+      { port: lower, ...advice },
+    );
   }
   throw new AgentError(
     'port.exhausted',
@@ -72,15 +80,26 @@ export function planPorts(lower: number, upperExclusive: number, random: () => n
   return ports;
 }
 
-function tryListen(server: Server, where: ListenOptions | Server): Promise<boolean> {
+type PortObstacle = 'EADDRINUSE' | 'EACCES';
+
+/** `obstacle` is null when the port was not even tried. */
+function explainTaken(port: number, obstacle: PortObstacle | null): string {
+  if (obstacle === null) return 'a mount of another agent uses it';
+  return obstacle === 'EACCES'
+    ? 'this agent may not open ports below 1024'
+    : `something else listens on 127.0.0.1:${port}`;
+}
+
+/** Null when it listens, else the code of what stands in the way of this port. */
+function tryListen(server: Server, where: ListenOptions | Server): Promise<PortObstacle | null> {
   return new Promise((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EADDRINUSE' || error.code === 'EACCES') resolve(false);
+      if (error.code === 'EADDRINUSE' || error.code === 'EACCES') resolve(error.code);
       else reject(error);
     });
     server.listen(where, () => {
       server.removeAllListeners('error');
-      resolve(true);
+      resolve(null);
     });
   });
 }

@@ -2,6 +2,7 @@ import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { rootCertificates } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
+import { isUnderSystemd } from './notify.ts';
 
 /**
  * Reads the certificates that may sign a mount target's, as PEM texts.
@@ -17,7 +18,9 @@ export async function readTrustedRoots(path: string, named: boolean): Promise<st
     throw new AgentError(
       'ca-file.unreadable',
       `Failed to find certificate authority file for verification: ${path} (${cause.code})`,
-      { path },
+      /^\/(?:var\/)?tmp\//.test(path) && isUnderSystemd()
+        ? { path, hint: 'The service has a /tmp and a /var/tmp of its own: put the file elsewhere.' }
+        : { path },
       cause,
     );
   });
