@@ -101,7 +101,9 @@ async function checkAll() {
   await runStep('bundles', (step) => command(step, [process.execPath, 'scripts/check-bundles.mjs']));
   await runStep('tests', (step) => runTests(step, 'fast', { deadlineMs: 10 * minuteMs }));
   if (fast) return;
-  await runStep('fuzzing', (step) => sayLastLine(step, [process.execPath, 'test/fuzz/fuzz.mjs', '--seconds=110']));
+  await runStep('fuzzing', (step) =>
+    sayLastLine(step, [process.execPath, 'test/fuzz/fuzz.mjs', '--seconds=110']),
+  );
   await runStep('relay gate', (step) =>
     command(step, [process.execPath, 'bench/bench.mjs', 'gate'], { deadlineMs: 2 * minuteMs }),
   );

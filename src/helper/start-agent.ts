@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, existsSync, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError, faults } from '../core/errors.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
@@ -190,7 +190,8 @@ function logPath(directory: string): string {
 function openLog(directory: string): number {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o755 });
-    return openSync(logPath(directory), 'a+', 0o600);
+    const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
+    return openSync(logPath(directory), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
   } catch (cause) {
     const { code, path } = cause as NodeJS.ErrnoException;
     throw new AgentError(

@@ -35,8 +35,28 @@ export function controlSocketPath(directory: string): string {
 export async function createRuntimeDir(directory: string): Promise<void> {
   await explain(directory, async () => {
     await fs.mkdir(directory, { recursive: true, mode: 0o755 });
-    for (const place of stateDirs(directory)) await fs.mkdir(place, { recursive: true, mode: 0o700 });
+    await claimDirectory(directory, 0o022);
+    for (const place of stateDirs(directory)) {
+      await fs.mkdir(place, { recursive: true, mode: 0o700 });
+      await claimDirectory(place, 0o077);
+    }
   });
+}
+
+/**
+ * Makes sure that nobody else can put anything into a directory that we write to: it is a directory and no link, it is
+ * ours or root's, and the `unwanted` permissions go, as far as it is ours (an `emptyDir` of Kubernetes is open to all).
+ *
+ * Errors: `runtime-dir.unusable`.
+ */
+async function claimDirectory(path: string, unwanted: number): Promise<void> {
+  const own = process.geteuid?.() ?? 0;
+  const { uid, mode } = await fs.lstat(path);
+  const refuse = (why: string) =>
+    new AgentError('runtime-dir.unusable', `cannot use ${path}: ${why}`, { path });
+  if ((mode & constants.S_IFMT) !== constants.S_IFDIR) throw refuse('it is not a directory');
+  if (uid !== own && uid !== 0) throw refuse(`it belongs to user ${uid}, who could put anything there`);
+  if (uid === own && (mode & unwanted) !== 0) await fs.chmod(path, mode & 0o7777 & ~unwanted);
 }
 
 /**
@@ -132,6 +152,7 @@ async function explain<T>(directory: string, run: () => Promise<T>): Promise<T> 
   try {
     return await run();
   } catch (cause) {
+    if (cause instanceof AgentError) throw cause;
     const { code = 'unknown error', path = directory } = cause as NodeJS.ErrnoException;
     throw new AgentError(
       'runtime-dir.unusable',

@@ -1,4 +1,6 @@
 import {
+  chmodSync,
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -9,8 +11,8 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { afterAll, expect, test } from 'vitest';
+import { dirname, join } from 'node:path';
+import { afterAll, expect, onTestFinished, test } from 'vitest';
 import {
   controlSocketPath,
   createRuntimeDir,
@@ -150,4 +152,65 @@ test('a runtime directory that cannot be made is named', async () => {
     code: 'runtime-dir.unusable',
     details: { directory: join(file, 'run') },
   });
+});
+
+const planted: [what: string, plant: (directory: string) => void, why: RegExp][] = [
+  [
+    'a link in place of the runtime directory',
+    (directory) => {
+      mkdirSync(`${directory}.elsewhere`);
+      symlinkSync(`${directory}.elsewhere`, directory);
+    },
+    /it is not a directory/,
+  ],
+  [
+    'a runtime directory of another user',
+    (directory) => {
+      mkdirSync(directory);
+      chownSync(directory, 65_534, 65_534);
+    },
+    /it belongs to user 65534/,
+  ],
+  [
+    'a link in place of the directory of the records',
+    (directory) => {
+      mkdirSync(`${directory}.elsewhere`);
+      mkdirSync(directory);
+      symlinkSync(`${directory}.elsewhere`, join(directory, 'mounts'));
+    },
+    /it is not a directory/,
+  ],
+  [
+    'a directory of the records of another user',
+    (directory) => {
+      mkdirSync(join(directory, 'mounts'), { recursive: true });
+      chownSync(join(directory, 'mounts'), 65_534, 65_534);
+    },
+    /it belongs to user 65534/,
+  ],
+];
+
+test.for(planted)('%s is refused, and nothing is written there', async ([, plant, why], { skip }) => {
+  skip(process.getuid?.() !== 0, 'not here: only root can give files to other users');
+  const directory = join(mkdtempSync(join(tmpdir(), 'efs-agent-planted-')), 'run');
+  onTestFinished(() => rmSync(dirname(directory), { recursive: true, force: true }));
+  plant(directory);
+
+  await expect(createRuntimeDir(directory)).rejects.toMatchObject({
+    code: 'runtime-dir.unusable',
+    message: expect.stringMatching(why),
+  });
+});
+
+test('a runtime directory of ours that everybody may write to is closed to the others', async () => {
+  const directory = join(mkdtempSync(join(tmpdir(), 'efs-agent-open-')), 'run');
+  onTestFinished(() => rmSync(dirname(directory), { recursive: true, force: true }));
+  mkdirSync(join(directory, 'mounts'), { recursive: true });
+  chmodSync(directory, 0o777);
+  chmodSync(join(directory, 'mounts'), 0o755);
+
+  await createRuntimeDir(directory);
+
+  expect(statSync(directory).mode & 0o777).toBe(0o755);
+  expect(statSync(join(directory, 'mounts')).mode & 0o777).toBe(0o700);
 });
