@@ -21,7 +21,7 @@ let packages: Record<string, string>;
 let folder: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'efs-packages-test-'));
-  const paths = buildPackages(kinds);
+  const paths = buildPackages(folder, kinds);
   packages = Object.fromEntries(kinds.map((kind, index) => [kind, paths[index]!]));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -126,7 +126,7 @@ test('two builds give the same bytes', () => {
   const again = [`deb-${process.arch}`, `rpm-${process.arch}`, 'npm'];
   const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
 
-  const rebuilt = buildPackages(again);
+  const rebuilt = buildPackages(folder, again);
 
   expect(rebuilt.map(digest)).toEqual(again.map((kind) => digest(packages[kind]!)));
 });
@@ -168,7 +168,7 @@ test('the scripts of both kinds are whole and sound', () => {
 test('an .rpm goes into an empty root, is upgraded without touching the configuration, and leaves nothing', () => {
   const root = join(folder, 'rpm-root');
   mkdirSync(root);
-  const [newer] = buildPackages(['rpm-system-node'], 2);
+  const [newer] = buildPackages(folder, ['rpm-system-node'], 2);
   const rpm = (...argv: string[]) =>
     run('rpm', '--root', root, '--dbpath', '/db', '--nodeps', '--noscripts', ...argv);
   const list = () =>

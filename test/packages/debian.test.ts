@@ -1,13 +1,18 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect } from 'vitest';
 import { fileSystem, openSetting, type Setting } from '../kernel/setting.ts';
 import { buildPackages } from '../support/packages.ts';
 import { testInVm } from '../support/vm.ts';
 
 let setting: Setting;
+let folder: string;
 let listingBefore: string;
 beforeAll(async () => {
-  const [first] = buildPackages([`deb-${process.arch}`]);
-  const [second] = buildPackages([`deb-${process.arch}`], 2);
+  folder = mkdtempSync(join(tmpdir(), 'efs-packages-'));
+  const [first] = buildPackages(folder, [`deb-${process.arch}`]);
+  const [second] = buildPackages(folder, [`deb-${process.arch}`], 2);
   setting = await openSetting(async (vm) => {
     await vm.copyIn(first!, '/root/first.deb');
     await vm.copyIn(second!, '/root/second.deb');
@@ -17,7 +22,10 @@ beforeAll(async () => {
   });
   await setting.must('cat > /root/writer && chmod +x /root/writer', writer);
 });
-afterAll(() => setting?.close());
+afterAll(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await setting?.close();
+});
 
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
 const mount = () => setting.must(`mount -t efs -o tls,iam ${fileSystem} /mount/efs`);

@@ -1,13 +1,10 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdtempSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { afterAll } from 'vitest';
 
-/** Builds packages as `npm run package` does, into a folder that is removed after the tests; gives their paths. */
-export function buildPackages(kinds: string[], release = 1): string[] {
-  const out = mkdtempSync(join(tmpdir(), 'efs-packages-'));
-  afterAll(() => rmSync(out, { recursive: true, force: true }));
+/** Builds packages as `npm run package` does, into a new folder inside of the caller's; gives their paths. */
+export function buildPackages(folder: string, kinds: string[], release = 1): string[] {
+  const out = mkdtempSync(join(folder, 'packages-'));
   const only = kinds.flatMap((kind) => ['--only', kind]);
   const script = resolve(import.meta.dirname, '../../scripts/package/package.mjs');
   return execFileSync(process.execPath, [script, '--out', out, '--release', String(release), ...only], {
