@@ -14,10 +14,11 @@ export function listFiles() {
   return [...new Set(names)].filter((name) => lstatSync(name, { throwIfNoEntry: false })?.isFile()).sort();
 }
 
-/** The shell scripts among them, by their first line. */
+/** The shell scripts among them, by their first line; the programs begin with one for the sake of their bundles. */
 export function listShellScripts() {
-  return listFiles().filter((name) =>
-    /^#!\S*\/(env )?(ba|da)?sh\b/.test(readFileSync(name, 'latin1').slice(0, 64)),
+  return listFiles().filter(
+    (name) =>
+      !name.endsWith('.ts') && /^#!\S*\/(env )?(ba|da)?sh\b/.test(readFileSync(name, 'latin1').slice(0, 64)),
   );
 }
 
