@@ -226,6 +226,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   }
 
   function receive(worker: number, message: WorkerToAgent): void {
+    step({ kind: 'spoke' });
     switch (message.kind) {
       case 'ready':
         step({ kind: 'ready' });

@@ -26,7 +26,9 @@ export type WorkerEvent =
   | { kind: 'ready' }
   | { kind: 'exited' }
   | { kind: 'pong'; sequence: number; isResting: boolean }
-  | { kind: 'stirred' };
+  | { kind: 'stirred' }
+  /** It said anything at all: what speaks does not hang, however busy it is. */
+  | { kind: 'spoke' };
 
 export type WorkerAction =
   | { kind: 'start' }
@@ -81,6 +83,8 @@ export function decideWorker(
     case 'pong':
       if (state.kind !== 'up' || event.sequence !== state.sequence) return [state, []];
       return [{ ...state, unanswered: 0, isResting: event.isResting }, []];
+    case 'spoke':
+      return [state.kind === 'up' ? { ...state, unanswered: 0 } : state, []];
     case 'stirred':
       return [state.kind === 'up' ? { ...state, isResting: false } : state, []];
     case 'exited': {

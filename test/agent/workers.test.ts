@@ -85,6 +85,21 @@ test('a worker that is about to start is not taken for hung because thirty mount
   expect(peers[0]!.killed()).toBe(false);
 });
 
+test('a worker that is too busy for its pulse is not hung while it says something, and is when it falls silent', async () => {
+  probe('tunnel-1');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+
+  for (let second = 0; second < 20; second += 1) {
+    await clock.pass(1_000);
+    peer.say({ kind: 'log', level: 'debug', event: 'upstream.connected', fields: {} });
+  }
+  expect(peer.killed()).toBe(false);
+  await clock.pass(10_000);
+
+  expect(peer.killed()).toBe(true);
+});
+
 test('a worker that has not started after twenty seconds is replaced', async () => {
   probe('tunnel-1');
 
