@@ -99,7 +99,7 @@ async function checkAll() {
   await runStep('build', (step) => command(step, [process.execPath, 'scripts/build.mjs']));
   await runStep('service', (step) => sayLastLine(step, [process.execPath, 'scripts/check-unit.mjs']));
   await runStep('bundles', (step) => command(step, [process.execPath, 'scripts/check-bundles.mjs']));
-  await runStep('tests', (step) => runTests(step, 'fast', { deadlineMs: 10 * minuteMs }));
+  await runStep('tests', (step) => runTests(step, 'fast', { deadlineMs: 15 * minuteMs }));
   if (fast) return;
   await runStep('fuzzing', (step) =>
     sayLastLine(step, [process.execPath, 'test/fuzz/fuzz.mjs', '--seconds=110']),
@@ -113,8 +113,8 @@ async function checkAll() {
     command(step, ['scripts/vm/vm', 'build'], { deadlineMs: 12 * minuteMs }),
   );
   if (!hasVm) return;
-  await runStep('package tests', (step) => runTests(step, 'packages', { deadlineMs: 10 * minuteMs }));
-  await runStep('kernel tests', (step) => runTests(step, 'kernel', { deadlineMs: 20 * minuteMs }));
+  await runStep('package tests', (step) => runTests(step, 'packages', { deadlineMs: 15 * minuteMs }));
+  await runStep('kernel tests', (step) => runTests(step, 'kernel', { deadlineMs: 30 * minuteMs }));
   await runStep('faults', (step) =>
     command(step, [process.execPath, 'bench/chaos/chaos.mjs', '--short'], { deadlineMs: 10 * minuteMs }),
   );
