@@ -8,9 +8,10 @@ import {
   type MountState,
 } from '../core/mount-state.ts';
 import { findNfsMounts, findTunnelMounts, type MountEntry, tunnelPortOf } from '../core/mountinfo.ts';
-import type { Log } from '../core/ports.ts';
+import type { Clock, Log } from '../core/ports.ts';
 
 export interface RestorerPorts {
+  clock: Clock;
   log: Log;
   stateFiles: {
     write(mountId: string, text: string): Promise<void>;
@@ -22,8 +23,12 @@ export interface RestorerPorts {
   readTables(): Promise<MountEntry[][]>;
   isServed(mountId: string): boolean;
   isServedPort(port: number): boolean;
-  /** Serves a recorded mount, on its port. Errors: `config.*`, `ca-file.unreadable`, `port.taken`. */
-  serve(state: MountState): Promise<void>;
+  /**
+   * Serves a recorded mount, on its port; one that is `mounting` is not there yet.
+   *
+   * Errors: `config.*`, `ca-file.unreadable`, `port.taken`.
+   */
+  serve(state: MountState, as: 'mounting' | 'mounted'): Promise<void>;
 }
 
 /** Takes up the mounts of an earlier agent that are recorded. */
@@ -37,7 +42,7 @@ export interface Restorer {
 }
 
 export function createRestorer(ports: RestorerPorts): Restorer {
-  const { log, stateFiles } = ports;
+  const { clock, log, stateFiles } = ports;
   /** Recorded, and not served yet. */
   let pending: MountState[] = [];
   const reserved = new Set<number>();
@@ -90,12 +95,13 @@ export function createRestorer(ports: RestorerPorts): Restorer {
     reserved.clear();
     for (const state of recorded) {
       const { mountId, port } = state;
-      if (tables !== null && !isWanted(state, recorded, tables)) {
+      const isHere = tables === null || isWanted(state, recorded, tables);
+      if (!isHere && !isUnderWay(state, clock.nowMs())) {
         await attempt('state-file.not-removed', mountId, stateFiles.remove(mountId));
         continue;
       }
       try {
-        await ports.serve(state);
+        await ports.serve(state, isHere ? 'mounted' : 'mounting');
         log('info', 'mount.restored', { tunnel: mountId, fileSystem: state.fileSystemId, port });
       } catch (error) {
         const { code, message } = asAgentError(error);
@@ -118,6 +124,17 @@ export function createRestorer(ports: RestorerPorts): Restorer {
     },
     isReserved: (port) => reserved.has(port),
   };
+}
+
+/** Longer than one attempt of mount.nfs4 takes, in milliseconds. */
+const mountMs = 60_000;
+
+/**
+ * Whether its mount.nfs4 may still be at work, and the mount appear when nobody serves it any more: the caller goes on
+ * for a moment when the agent dies. One that was mounted and unmounted meanwhile is seen to be gone later.
+ */
+function isUnderWay({ createdAtMs }: MountState, nowMs: number): boolean {
+  return Math.abs(nowMs - createdAtMs) < mountMs;
 }
 
 /** Whether the kernel has the mount, or another one of its server, which its tunnel may carry. */
