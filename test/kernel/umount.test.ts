@@ -152,8 +152,11 @@ testInVm(
 
     await setting.must('umount /mount/efs');
 
-    const shown = await shell('efs-agent status --json | grep -E "mountPoint|state":"');
-    expect(shown).toMatch(/efs",\s+"state": "detached",\s+"mountPoint": ".*second",\s+"state": "mounted"/);
+    const { mounts } = JSON.parse(await shell('efs-agent status --json'));
+    expect(mounts).toMatchObject([
+      { mountPoint: '/mount/efs', state: 'detached' },
+      { mountPoint: '/mount/second', state: 'mounted' },
+    ]);
     expect(await read()).toBe('there\n');
     await setting.must(breakConnection);
     expect(await read()).toBe('there\n');
