@@ -86,7 +86,6 @@ export function createMounts(ports: MountsPorts): Mounts {
   const { log } = ports;
   const served = new Map<string, Mount>();
   const restorer = createRestorer({
-    clock: ports.clock,
     log,
     stateFiles: ports.stateFiles,
     readTables,
@@ -101,7 +100,7 @@ export function createMounts(ports: MountsPorts): Mounts {
   };
 
   const presence = createPresence(ports.readMountTables);
-  /** Monotonic milliseconds at which mount.nfs4 had succeeded, or may still be at work for an earlier agent. */
+  /** Monotonic milliseconds at which mount.nfs4 had succeeded. */
   const mountedAtMonoMs = new WeakMap<Mount, number>();
   let directCheck: { cancel(): void } | null = null;
 
@@ -233,12 +232,11 @@ export function createMounts(ports: MountsPorts): Mounts {
     });
   }
 
-  async function serveRecorded(state: MountState, as: 'mounting' | 'mounted'): Promise<void> {
+  async function serveRecorded(state: MountState): Promise<void> {
     const plan = await planRecordedMount(ports, state);
     const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
     mount.phase = 'mounted';
     served.set(mount.id, mount);
-    if (as === 'mounting') mountedAtMonoMs.set(mount, ports.clock.monoMs());
     if (isTunnel(mount)) mount.establishInBackground();
     else watchDirect();
   }

@@ -8,10 +8,9 @@ import {
   type MountState,
 } from '../core/mount-state.ts';
 import { findNfsMounts, findTunnelMounts, type MountEntry, tunnelPortOf } from '../core/mountinfo.ts';
-import type { Clock, Log } from '../core/ports.ts';
+import type { Log } from '../core/ports.ts';
 
 export interface RestorerPorts {
-  clock: Clock;
   log: Log;
   stateFiles: {
     write(mountId: string, text: string): Promise<void>;
@@ -23,12 +22,8 @@ export interface RestorerPorts {
   readTables(): Promise<MountEntry[][]>;
   isServed(mountId: string): boolean;
   isServedPort(port: number): boolean;
-  /**
-   * Serves a recorded mount, on its port; one that is `mounting` is not there yet.
-   *
-   * Errors: `config.*`, `ca-file.unreadable`, `port.taken`.
-   */
-  serve(state: MountState, as: 'mounting' | 'mounted'): Promise<void>;
+  /** Serves a recorded mount, on its port. Errors: `config.*`, `ca-file.unreadable`, `port.taken`. */
+  serve(state: MountState): Promise<void>;
 }
 
 /** Takes up the mounts of an earlier agent that are recorded. */
@@ -42,7 +37,7 @@ export interface Restorer {
 }
 
 export function createRestorer(ports: RestorerPorts): Restorer {
-  const { clock, log, stateFiles } = ports;
+  const { log, stateFiles } = ports;
   /** Recorded, and not served yet. */
   let pending: MountState[] = [];
   const reserved = new Set<number>();
@@ -95,13 +90,12 @@ export function createRestorer(ports: RestorerPorts): Restorer {
     reserved.clear();
     for (const state of recorded) {
       const { mountId, port } = state;
-      const isHere = tables === null || isWanted(state, recorded, tables);
-      if (!isHere && !isUnderWay(state, clock.nowMs())) {
+      if (tables !== null && !isWanted(state, recorded, tables)) {
         await attempt('state-file.not-removed', mountId, stateFiles.remove(mountId));
         continue;
       }
       try {
-        await ports.serve(state, isHere ? 'mounted' : 'mounting');
+        await ports.serve(state);
         log('info', 'mount.restored', { tunnel: mountId, fileSystem: state.fileSystemId, port });
       } catch (error) {
         const { code, message } = asAgentError(error);
@@ -124,17 +118,6 @@ export function createRestorer(ports: RestorerPorts): Restorer {
     },
     isReserved: (port) => reserved.has(port),
   };
-}
-
-/** Longer than one attempt of mount.nfs4 takes, in milliseconds. */
-const mountMs = 60_000;
-
-/**
- * Whether its mount.nfs4 may still be at work, and the mount appear when nobody serves it any more: the caller goes on
- * for a moment when the agent dies. One that was mounted and unmounted meanwhile is seen to be gone later.
- */
-function isUnderWay({ createdAtMs }: MountState, nowMs: number): boolean {
-  return Math.abs(nowMs - createdAtMs) < mountMs;
 }
 
 /** Whether the kernel has the mount, or another one of its server, which its tunnel may carry. */

@@ -4,11 +4,8 @@ import { AgentError } from '../../src/core/errors.ts';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
 import { formatMountState, type MountState } from '../../src/core/mount-state.ts';
 import { parseMountInfo } from '../../src/core/mountinfo.ts';
-import { FakeClock } from '../support/fake-clock.ts';
 
-const nowMs = 1_700_000_000_000;
-
-function recorded(port: number, createdAtMs = 0): MountState {
+function recorded(port: number): MountState {
   return {
     mountId: `fs-0123456789abcdef0.mnt.${port}`,
     fileSystemId: 'fs-0123456789abcdef0',
@@ -20,7 +17,7 @@ function recorded(port: number, createdAtMs = 0): MountState {
     region: 'us-east-1',
     spec: parseMountSpec('fs-0123456789abcdef0', parseOptions('tls')),
     environment: {},
-    createdAtMs,
+    createdAtMs: 0,
   };
 }
 
@@ -33,7 +30,6 @@ function createSurroundings(states: MountState[], table: string) {
     table: table as string | null,
     records: new Map(states.map((state) => [state.mountId, formatMountState(state)])),
     served: [] as number[],
-    mounting: [] as number[],
     failing: new Set<number>(),
     events: [] as string[],
     diskTakes: true,
@@ -42,7 +38,6 @@ function createSurroundings(states: MountState[], table: string) {
     if (!there.diskTakes) throw new AgentError('runtime-dir.unusable', 'full');
   };
   const ports: RestorerPorts = {
-    clock: new FakeClock(nowMs),
     log: (_, event) => void there.events.push(event),
     stateFiles: {
       write,
@@ -60,10 +55,9 @@ function createSurroundings(states: MountState[], table: string) {
     },
     isServed: (mountId) => there.served.some((port) => mountId.endsWith(`.${port}`)),
     isServedPort: (port) => there.served.includes(port),
-    async serve({ port }, as) {
+    async serve({ port }) {
       if (there.failing.has(port!)) throw new AgentError('port.taken', 'taken');
       there.served.push(port!);
-      if (as === 'mounting') there.mounting.push(port!);
     },
   };
   return { there, restorer: createRestorer(ports) };
@@ -96,19 +90,6 @@ test('a mount that was unmounted meanwhile is not tried again, and its record go
   expect(there.served).toEqual([]);
   expect([...there.records]).toEqual([]);
   expect(restorer.isReserved(1)).toBe(false);
-});
-
-test('a mount whose mount.nfs4 may still be at work when the agent dies is served, one that ended long ago is not', async () => {
-  const { there, restorer } = createSurroundings(
-    [recorded(1, nowMs - 59_000), recorded(2, nowMs - 61_000)],
-    '',
-  );
-
-  await restorer.restore();
-
-  expect(there.mounting).toEqual([1]);
-  expect(there.served).toEqual([1]);
-  expect([...there.records.keys()]).toEqual([recorded(1).mountId]);
 });
 
 test('when the mount tables cannot be read, no recorded mount counts as gone', async () => {
