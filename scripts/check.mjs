@@ -270,11 +270,12 @@ async function checkNothingLeft() {
     ...readMountPoints()
       .filter((path) => !mountsBefore.includes(path))
       .map((path) => `mount ${path}`),
-    ...readdirSync(temporary).map((name) => `file ${join(temporary, name)}`),
   ];
   while (look().length > 0 && performance.now() < giveUpMs)
     await new Promise((wake) => setTimeout(wake, 200));
   const left = look();
+  // Removed with the folder they are in; said aloud, so that the test can be found that forgot them.
+  for (const name of readdirSync(temporary)) say(`      left by a test: ${name}`);
   if (left.length > 0) throw new Error(`left behind:\n        ${left.join('\n        ')}`);
 }
 
