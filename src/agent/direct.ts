@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { withoutConnection } from '../core/control-protocol.ts';
 import { AgentError, type FaultCode } from '../core/errors.ts';
 import { planMountId } from '../core/mount-state.ts';
 import {
@@ -59,22 +60,7 @@ export function createDirect(ports: AddressPorts, plan: TunnelPlan): Mount {
       port: null,
       dnsName: plan.dnsName,
       address,
-      tlsVersion: null,
-      cipher: null,
-      serverCertificateExpiresAtMs: null,
-      identity: null,
-      clientCertificateExpiresAtMs: null,
-      sessions: 0,
-      connections: 0,
-      reconnects: 0,
-      bytesUp: 0,
-      bytesDown: 0,
-      bytesUpPerSecond: 0,
-      bytesDownPerSecond: 0,
-      requestsInFlight: 0,
-      oldestRequestMs: 0,
-      alarm: null,
-      lastError: null,
+      ...withoutConnection,
     }),
     close: async () => {},
   };

@@ -190,6 +190,26 @@ export interface MountStatus {
   lastError: (ErrorMessage & { atMs: number }) | null;
 }
 
+/** What there is to tell of a mount that has no connection of ours. */
+export const withoutConnection = {
+  tlsVersion: null,
+  cipher: null,
+  serverCertificateExpiresAtMs: null,
+  identity: null,
+  clientCertificateExpiresAtMs: null,
+  sessions: 0,
+  connections: 0,
+  reconnects: 0,
+  bytesUp: 0,
+  bytesDown: 0,
+  bytesUpPerSecond: 0,
+  bytesDownPerSecond: 0,
+  requestsInFlight: 0,
+  oldestRequestMs: 0,
+  alarm: null,
+  lastError: null,
+} as const satisfies Partial<MountStatus>;
+
 /**
  * Reads one line a client sent.
  *

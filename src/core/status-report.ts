@@ -1,4 +1,4 @@
-import type { AgentStatus, MountStatus } from './control-protocol.ts';
+import { type AgentStatus, type MountStatus, withoutConnection } from './control-protocol.ts';
 import type { MountState } from './mount-state.ts';
 import { findNfsMounts, type MountEntry, tunnelPortOf } from './mountinfo.ts';
 
@@ -70,22 +70,7 @@ function describeRecord(record: MountState): Omit<MountReport, 'mountPoints'> {
     tls: spec.tls,
     iam: spec.iam,
     address: spec.mountTargetIp,
-    tlsVersion: null,
-    cipher: null,
-    serverCertificateExpiresAtMs: null,
-    identity: null,
-    clientCertificateExpiresAtMs: null,
-    sessions: 0,
-    connections: 0,
-    reconnects: 0,
-    bytesUp: 0,
-    bytesDown: 0,
-    bytesUpPerSecond: 0,
-    bytesDownPerSecond: 0,
-    requestsInFlight: 0,
-    oldestRequestMs: 0,
-    alarm: null,
-    lastError: null,
+    ...withoutConnection,
   };
 }
 
