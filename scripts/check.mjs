@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
@@ -270,13 +271,20 @@ async function checkNothingLeft() {
     ...readMountPoints()
       .filter((path) => !mountsBefore.includes(path))
       .map((path) => `mount ${path}`),
+    ...readdirSync(temporary)
+      .filter((name) => name.startsWith('efs-'))
+      .map((name) => `file ${listBelow(join(temporary, name)).join(' ')}`),
   ];
   while (look().length > 0 && performance.now() < giveUpMs)
     await new Promise((wake) => setTimeout(wake, 200));
   const left = look();
-  // Removed with the folder they are in; said aloud, so that the test can be found that forgot them.
-  for (const name of readdirSync(temporary)) say(`      left by a test: ${name}`);
   if (left.length > 0) throw new Error(`left behind:\n        ${left.join('\n        ')}`);
+}
+
+/** A path and a few of those below it: they tell which test forgot it, and what wrote there last. */
+function listBelow(path) {
+  const below = statSync(path).isDirectory() ? readdirSync(path, { recursive: true }) : [];
+  return [path, ...below.slice(0, 12)];
 }
 
 function report() {

@@ -147,9 +147,11 @@ async function askAs(
 ): Promise<string> {
   const script = `
     const socket = require('node:net').connect({ port: ${port}, host: '${host}', allowHalfOpen: true });
-    const done = (said) => { console.log(said); process.exit(); };
+    const leaves = ${how === 'leaves'};
+    const done = (said) => { console.log(leaves ? 'left' : said); process.exit(); };
     socket.on('connect', () => {
-      socket[${how === 'half-closes'} ? 'end' : 'write']('hello', () => { if (${how === 'leaves'}) done('left'); });
+      socket[${how === 'half-closes'} ? 'end' : 'write']('hello');
+      if (leaves) done();
     });
     socket.on('data', (chunk) => done(String(chunk)));
     socket.on('error', (error) => done(error.code === 'ECONNRESET' ? 'reset' : error.code));

@@ -1,22 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import type { AddressInfo, Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import tls, { type TLSSocket } from 'node:tls';
 import type { AgentStatus } from '../../src/core/control-protocol.ts';
 import { type MountTable, openMountTable } from './mount-table.ts';
 import { createTemporaryCa, type TemporaryCa, type TemporaryCertificateOptions } from './temporary-ca.ts';
+import { createTemporaryDirectory } from './temporary-directory.ts';
 
 const bundles = resolve(import.meta.dirname, '../../dist');
 
@@ -91,7 +82,7 @@ export const targetName = '*.efs.us-east-1.amazonaws.com';
 
 /** @param portRange first and last local port of this stage's tunnels: stages that run side by side need their own. */
 export function openAgentStage(portRange: [number, number]): AgentStage {
-  const directory = mkdtempSync(join(tmpdir(), 'efs-agent-test-'));
+  const directory = createTemporaryDirectory();
   const runtimeDir = join(directory, 'run');
   const bin = join(directory, 'bin');
   const mountPoint = join(directory, 'mnt');

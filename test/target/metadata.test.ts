@@ -1,9 +1,9 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from 'vitest';
 import { openCredentialIssuer } from '../../src/target/credentials.ts';
 import { type MetadataOptions, openMetadataService } from '../../src/target/metadata.ts';
+import { createTemporaryDirectory } from '../support/temporary-directory.ts';
 import { readMetadata } from './stage.ts';
 
 const undo: (() => unknown)[] = [];
@@ -23,7 +23,7 @@ const instance = {
 const credentialsPath = `meta-data/iam/security-credentials/${instance.roleName}`;
 
 async function openService(changes: Partial<MetadataOptions> = {}) {
-  const stateDirectory = mkdtempSync(join(tmpdir(), 'efs-agent-test-'));
+  const stateDirectory = createTemporaryDirectory();
   undo.push(() => rmSync(stateDirectory, { recursive: true, force: true }));
   const clock = { nowMs: Date.UTC(2026, 0, 2, 3, 4, 5) };
   const nowMs = () => clock.nowMs;

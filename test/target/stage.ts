@@ -1,13 +1,13 @@
 import { execFile, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
 import { promisify } from 'node:util';
 import type { TargetEvent } from '../../src/target/events.ts';
 import { openTarget, type Target, type TargetOptions } from '../../src/target/target.ts';
+import { createTemporaryDirectory } from '../support/temporary-directory.ts';
 import { example, makeCertificate, type Recipe, recipe } from './make-certificate.ts';
 
 export const fileSystemId = example.fileSystemId;
@@ -32,7 +32,7 @@ export interface Stage {
 }
 
 export async function openStage(changes: Partial<TargetOptions> = {}): Promise<Stage> {
-  const directory = mkdtempSync(join(tmpdir(), 'efs-agent-test-'));
+  const directory = createTemporaryDirectory();
   const events: TargetEvent[] = [];
   const target = await openTarget({
     region: 'us-east-1',

@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { TargetOptions } from '../../src/target/target.ts';
+import { createTemporaryDirectory } from '../support/temporary-directory.ts';
 import {
   connectTls,
   fileSystemId,
@@ -306,7 +307,7 @@ describe.skipIf(whyNoServer !== null)('a local mount target', () => {
 
 describe.skipIf(whyNoServer !== null)('efs-agent target', () => {
   const start = async (...args: string[]) => {
-    const directory = mkdtempSync(join(tmpdir(), 'efs-agent-test-'));
+    const directory = createTemporaryDirectory();
     undo.push(() => rmSync(directory, { recursive: true, force: true }));
     const ports = ['--listen', '127.0.0.1:0', '--metadata', '127.0.0.1:0'];
     const child = spawn(process.execPath, ['dist/efs-agent.mjs', 'target', ...ports, ...args], {

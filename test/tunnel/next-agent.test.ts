@@ -1,11 +1,11 @@
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { expect, test } from 'vitest';
 import type { AgentToOrphan, WorkerToAgent } from '../../src/core/worker-protocol.ts';
+import { createTemporaryDirectory } from '../support/temporary-directory.ts';
 import { ask, createRpcPeer } from './rpc-peer.ts';
 import { connectTo, deadlineMs, endOf, startPeer, useTunnelStage, type Worker } from './stage.ts';
 
@@ -62,7 +62,7 @@ async function startOrphan(): Promise<{
   path: string;
   exited: Promise<unknown[]>;
 }> {
-  const directory = await mkdtemp(join(tmpdir(), 'efs-agent-test-'));
+  const directory = createTemporaryDirectory();
   const path = join(directory, 'workers.sock');
   const peer = await startPeer(stage.certificate, { serve: createRpcPeer().serve });
   const worker = await stage.startTunnel({ callbackSocket: path });
