@@ -146,7 +146,12 @@ test('a hundred mounts and unmounts leave no descriptor, process, port or file b
 
   for (let count = 0; count < 100; count += 1) await cycle();
 
-  await expect.poll(() => leftovers(agent.child.pid!, worker!), { timeout: 10_000 }).toEqual(before);
+  // A connection that just closes may be among those before, none may be among those after.
+  await expect
+    .poll(() => leftovers(agent.child.pid!, worker!), { timeout: 60_000 })
+    .toSatisfy((after: Record<string, number>) =>
+      Object.entries(after).every(([kind, count]) => count <= (before[kind] ?? 0)),
+    );
   expect(stage.stateFiles()).toEqual([]);
   expect(stage.nfsCalls()).toHaveLength(101);
 });
@@ -159,20 +164,20 @@ async function cycle(): Promise<void> {
   if (unmounted.status !== 0) expect(unmounted.stderr).toContain('[mountpoint.not-mounted]');
 }
 
-function leftovers(agent: number, worker: number) {
+function leftovers(agent: number, worker: number): Record<string, number> {
   return {
-    agent: descriptors(agent),
-    worker: descriptors(worker),
+    ...descriptors('agent', agent),
+    ...descriptors('worker', worker),
     children: childrenOf(agent).length,
     listeners: listeners(),
   };
 }
 
 /** Open descriptors by kind: their numbers change, their count must not. */
-function descriptors(pid: number): Record<string, number> {
+function descriptors(owner: string, pid: number): Record<string, number> {
   const kinds: Record<string, number> = {};
   for (const descriptor of readdirSync(`/proc/${pid}/fd`)) {
-    const kind = readlinkSync(`/proc/${pid}/fd/${descriptor}`).split(':')[0]!;
+    const kind = `${owner}: ${readlinkSync(`/proc/${pid}/fd/${descriptor}`).split(':')[0]}`;
     kinds[kind] = (kinds[kind] ?? 0) + 1;
   }
   return kinds;

@@ -79,7 +79,6 @@ test.skipIf(!canUnshare)(
       expect(await stage.umountEfs(stage.mountPoint)).toMatchObject({ status: 0, stderr: '' });
       const after = JSON.parse((await stage.efsAgent('status', '--json')).stdout);
       expect(after.otherNetworkNamespaces[0].mounts).toEqual([]);
-      process.kill(other.pid, 'SIGTERM');
     } finally {
       namespace.close();
     }
@@ -102,7 +101,6 @@ test.skipIf(!canUnshare).each([
     expect(mounted).toEqual({ status: 0, stdout: '', stderr: '' });
     const { otherNetworkNamespaces } = JSON.parse((await stage.efsAgent('status', '--json')).stdout);
     expect(otherNetworkNamespaces[0].mounts).toMatchObject([{ address, state: 'mounted' }]);
-    process.kill(otherNetworkNamespaces[0].pid, 'SIGTERM');
   } finally {
     namespace.close();
   }
@@ -122,8 +120,6 @@ test.skipIf(!canUnshare)('a failure inside the namespace is told once, with its 
     expect(ended.stderr).toMatch(
       /^mount\.efs: Cannot connect to file system mount target ip address 127\.0\.0\.2: .*\n {2}.*\n$/,
     );
-    const { otherNetworkNamespaces } = JSON.parse((await stage.efsAgent('status', '--json')).stdout);
-    process.kill(otherNetworkNamespaces[0].pid, 'SIGTERM');
   } finally {
     namespace.close();
   }

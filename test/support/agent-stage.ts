@@ -6,6 +6,7 @@ import { join, resolve } from 'node:path';
 import tls, { type TLSSocket } from 'node:tls';
 import type { AgentStatus } from '../../src/core/control-protocol.ts';
 import { type MountTable, openMountTable } from './mount-table.ts';
+import { agentsOf } from './processes.ts';
 import { createTemporaryCa, type TemporaryCa, type TemporaryCertificateOptions } from './temporary-ca.ts';
 import { createTemporaryDirectory } from './temporary-directory.ts';
 
@@ -69,6 +70,8 @@ export interface AgentStage {
   efsAgent(...argv: string[]): Promise<Ended>;
   start(program: string, argv: string[]): Running;
   status(): Promise<AgentStatus>;
+  /** The status once every mount has its connection. */
+  settledStatus(): Promise<AgentStatus>;
   /** Replaces the stand-in: a shell script's body. */
   standIn(name: string, body: string): void;
   /** What the stand-in mount.nfs4 was called with, a line each. */
@@ -194,6 +197,14 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
       const { stdout } = await stage.efsAgent('status', '--json');
       return JSON.parse(stdout) as AgentStatus;
     },
+    async settledStatus() {
+      const giveUpMonoMs = performance.now() + 60_000;
+      for (;;) {
+        const status = await stage.status();
+        if (status.mounts.every(({ state }) => state === 'mounted') || performance.now() > giveUpMonoMs)
+          return status;
+      }
+    },
     standIn(name, body) {
       writeFileSync(join(bin, name), `#!/bin/sh\n${body}\n`);
       chmodSync(join(bin, name), 0o755);
@@ -203,6 +214,9 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
     async close() {
       for (const { child } of running) child.kill('SIGTERM');
       await Promise.all([...running].map(({ ended }) => ended));
+      // Those that a helper or another agent started; they write to the directory until their end.
+      for (const pid of agentsOf(runtimeDir)) process.kill(pid, 'SIGTERM');
+      await waitFor(() => agentsOf(runtimeDir).length === 0, 'the agents of the stage to end');
       await Promise.all([...targets].map((target) => target.close()));
       table?.close();
       rmSync(directory, { recursive: true, force: true });

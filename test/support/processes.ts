@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 
 /** The children of a process; none when it has ended. */
 export function childrenOf(pid: number): number[] {
@@ -9,6 +9,14 @@ export function childrenOf(pid: number): number[] {
 export function scriptOf(pid: number): string {
   const [, ...words] = readProcess(`${pid}/cmdline`).split('\0');
   return words.find((word) => !word.startsWith('-')) ?? '';
+}
+
+/** The agents of a runtime directory and of those below it, whoever started them. */
+export function agentsOf(runtimeDir: string): number[] {
+  return readdirSync('/proc')
+    .filter((pid) => readProcess(`${pid}/environ`).includes(`EFS_AGENT_RUNTIME_DIR=${runtimeDir}`))
+    .map(Number)
+    .filter((pid) => scriptOf(pid).endsWith('agent.cjs'));
 }
 
 function readProcess(file: string): string {
