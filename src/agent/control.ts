@@ -1,16 +1,9 @@
 import type { Server, Socket } from 'node:net';
-import {
-  type AgentMessage,
-  type AgentStatus,
-  type ClientMessage,
-  createLineSplitter,
-  formatMessage,
-  type LogLevelState,
-  parseClientMessage,
-} from '../core/control-protocol.ts';
-import { AgentError, asAgentError } from '../core/errors.ts';
+import type { AgentMessage, AgentStatus, ClientMessage, LogLevelState } from '../core/control-protocol.ts';
+import { AgentError } from '../core/errors.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import type { MountReport } from './cloudwatch.ts';
+import { type Answers, holdConversations, type Send, sendMessage } from './conversation.ts';
 import type { Mounts } from './mounts.ts';
 import type { Mount } from './tunnel.ts';
 
@@ -28,8 +21,8 @@ export interface ControlPorts {
   leave(): void;
 }
 
-/** A client that says nothing is sent away after this long, in milliseconds. */
-const silentClientMs = 30_000;
+/** Root's limits keep a defect of a program from becoming one of the agent: five hundred mounts at once are usual. */
+const limits = { mostOpen: 2_048, patienceMs: 30_000 };
 
 /** The agent's side of the control socket. */
 export interface Control {
@@ -45,13 +38,14 @@ export interface Control {
 export function serveControl(server: Server, ports: ControlPorts): Control {
   const conversations = new Set<Conversation>();
   let checkDrained = () => {};
-  server.on('connection', (socket) => {
-    const conversation = converse(socket, ports);
+  holdConversations(server, limits, ports, (socket, send) => {
+    const conversation = answerClient(socket, send, ports);
     conversations.add(conversation);
     socket.on('close', () => {
       conversations.delete(conversation);
       checkDrained();
     });
+    return conversation;
   });
   return {
     server,
@@ -70,31 +64,18 @@ export function serveControl(server: Server, ports: ControlPorts): Control {
   };
 }
 
-interface Conversation {
+interface Conversation extends Answers {
   /** It asked for the takeover, or only keeps a tunnel open that serves no mount. */
   isDone(): boolean;
 }
 
-/** The requests of a connection are answered one after the other, in their order. */
-function converse(socket: Socket, ports: ControlPorts): Conversation {
-  const { log, mounts } = ports;
-  const splitLines = createLineSplitter();
+function answerClient(socket: Socket, sendLine: Send, ports: ControlPorts): Conversation {
+  const { mounts } = ports;
   const gone = new AbortController();
   let mount: Mount | null = null;
-  let work: Promise<void> = Promise.resolve();
   let takesOver = false;
-
-  const send = (message: AgentMessage) => {
-    if (!socket.destroyed) socket.write(formatMessage(message));
-  };
-  const fail = (error: unknown) => {
-    const known = asAgentError(error);
-    log(known.code === 'internal' ? 'error' : 'warn', 'request.failed', {
-      code: known.code,
-      error: known.message,
-    });
-    send({ kind: 'failed', error: known.toMessage() });
-  };
+  const send = (message: AgentMessage) => sendMessage(sendLine, message);
+  socket.on('close', () => gone.abort());
 
   async function answer(message: ClientMessage): Promise<void> {
     switch (message.kind) {
@@ -161,27 +142,13 @@ function converse(socket: Socket, ports: ControlPorts): Conversation {
     }
   }
 
-  const silence = ports.clock.schedule(silentClientMs, () => socket.destroy());
-  socket.on('data', (chunk) => {
-    silence.cancel();
-    try {
-      for (const line of splitLines(chunk)) {
-        const message = parseClientMessage(line);
-        work = work.then(() => answer(message)).catch(fail);
-      }
-    } catch (error) {
-      fail(error);
-      socket.end();
-    }
-  });
-  socket.on('error', () => socket.destroy());
-  socket.on('close', () => {
-    silence.cancel();
-    gone.abort();
+  return {
+    answer,
+    mayBeSilent: () => mount !== null,
     // The caller died, or the tunnel command ended: whatever was opened for it and is not mounted goes.
-    work
-      .then(() => (mount === null ? undefined : mounts.abandon(mount)))
-      .catch((error: unknown) => log('error', 'undo.failed', { error: asAgentError(error).message }));
-  });
-  return { isDone: () => takesOver || mount?.phase === 'tunnel' };
+    end: async () => {
+      if (mount !== null) await mounts.abandon(mount);
+    },
+    isDone: () => takesOver || mount?.phase === 'tunnel',
+  };
 }

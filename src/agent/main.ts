@@ -8,7 +8,7 @@ import { readAgentPid, writeAgentPid } from '../host/agent-pid.ts';
 import { blameChildren } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
-import { adoptControlSocket, openControlSocket, removeControlSocket } from '../host/control-socket.ts';
+import { adoptControlSocket, openControlSocket } from '../host/control-socket.ts';
 import {
   type MetricsServer,
   metricsSocketPath,
@@ -17,11 +17,13 @@ import {
 } from '../host/metrics-server.ts';
 import { isUnderSystemd, notifySystemd, takeSocketActivationFd } from '../host/notify.ts';
 import { readProcessUsage } from '../host/process-usage.ts';
-import { controlSocketPath, createRuntimeDir, runtimeDir } from '../host/runtime-dir.ts';
+import { controlSocketPath, createRuntimeDir, runtimeDir, statusSocketPath } from '../host/runtime-dir.ts';
+import { openGroupSocket, removeSocket } from '../host/unix-socket.ts';
 import { readGroupId } from '../host/users.ts';
 import { openLog } from '../observe/log.ts';
 import { chooseFormat, contentTypes, type MetricsSource, renderMetrics } from '../observe/metrics.ts';
 import { type Control, serveControl } from './control.ts';
+import { serveStatus } from './status-server.ts';
 import { type FromSuccessor, giveTo, receiveInheritance, takeoverVersion } from './takeover.ts';
 import { wireAgent } from './wire.ts';
 
@@ -72,6 +74,7 @@ async function main(): Promise<void> {
   await writeAgentPid(directory);
   const sweeping = setInterval(() => void mounts.sweep(), sweepMs);
   const metrics = await openMetrics();
+  await openStatus();
   if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.status().length > 0, leave);
   log('info', 'agent.ready');
   await notifySystemd(given.successor ? [] : ['READY=1']);
@@ -107,9 +110,7 @@ async function main(): Promise<void> {
 
   async function openMetrics(): Promise<MetricsServer> {
     const { metricsSocket, metricsGroup, metricsListen: tcp } = config;
-    const gid = metricsGroup === null ? null : await readGroupId(metricsGroup);
-    if (metricsGroup !== null && gid === null)
-      log('warn', 'config.warning', { warning: `metrics_group: there is no group ${metricsGroup}` });
+    const gid = metricsGroup === null ? null : await findGroup('metrics_group', metricsGroup);
     const socket = metricsSocket ? { path: metricsSocketPath(directory), gid } : null;
     const render: RenderPage = (accept) => {
       const format = chooseFormat(accept);
@@ -123,6 +124,28 @@ async function main(): Promise<void> {
     return serveMetrics({ socket, tcp }, systemClock, render, (place, { message }) =>
       log('warn', 'metrics.failed', { place, error: message }),
     );
+  }
+
+  /** For the group that may ask, and for nobody when there is none. */
+  async function openStatus(): Promise<void> {
+    const path = statusSocketPath(directory);
+    const gid = config.statusGroup === null ? null : await findGroup('status_group', config.statusGroup);
+    await removeSocket(path);
+    if (gid === null) return;
+    await openGroupSocket(path, gid).then(
+      (server) =>
+        serveStatus(server, systemClock, log, async () => {
+          await mounts.refresh();
+          return readStatus();
+        }),
+      (error: unknown) => log('warn', 'status-socket.unusable', { error: asAgentError(error).message }),
+    );
+  }
+
+  async function findGroup(key: string, name: string): Promise<number | null> {
+    const gid = await readGroupId(name);
+    if (gid === null) log('warn', 'config.warning', { warning: `${key}: there is no group ${name}` });
+    return gid;
   }
 
   async function begin(): Promise<void> {
@@ -223,7 +246,8 @@ async function main(): Promise<void> {
   async function leave(reason: string): Promise<void> {
     clearInterval(sweeping);
     log('info', 'agent.stopped', { reason, mounts: mounts.list().length });
-    if (!activated) await removeControlSocket(controlSocketPath(directory));
+    if (!activated) await removeSocket(controlSocketPath(directory));
+    await removeSocket(statusSocketPath(directory));
     await metrics.close();
     agent.close();
     await end();

@@ -23,12 +23,13 @@ import {
   removeStateFile,
   removeUnfinishedStateFiles,
   setAsideStateFile,
+  workerSocketPath,
   writeStateFile,
 } from '../host/runtime-dir.ts';
 import { findSocketOwners } from '../host/socket-owners.ts';
 import { readTrustedRoots } from '../host/trusted-roots.ts';
+import { openGroupSocket } from '../host/unix-socket.ts';
 import { readAllowedUids, readHomeDirectory, readUnprivilegedUser } from '../host/users.ts';
-import { openWorkerSocket, workerSocketPath } from '../host/worker-socket.ts';
 import { createMountReport, type MountReport } from './cloudwatch.ts';
 import { createIdentities } from './identities.ts';
 import { createLocalUsersCheck } from './local-users.ts';
@@ -123,10 +124,12 @@ export async function wireAgent(
   const orphans = createOrphans({
     log,
     // Without it workers of an earlier agent go on and are not found: no reason to leave the mounts alone.
-    server: await openWorkerSocket(runtimeDirectory, dropTo).catch((error: unknown) => {
-      log('error', 'worker-socket.unusable', { error: asAgentError(error).message });
-      return createServer();
-    }),
+    server: await openGroupSocket(workerSocketPath(runtimeDirectory), dropTo?.gid ?? null).catch(
+      (error: unknown) => {
+        log('error', 'worker-socket.unusable', { error: asAgentError(error).message });
+        return createServer();
+      },
+    ),
     mayRetire: () => workers.status().state === 'up',
     onSessions(tunnelId, workerPid, sessions) {
       const tunnel = mounts.list().find(({ id }) => id === tunnelId);

@@ -173,6 +173,12 @@ export const settings = {
     upTo(64),
     'most TLS connections for one mount; 1 = always one',
   ),
+  statusGroup: ours(
+    'status_group',
+    null,
+    parseUserName,
+    'group that may ask for the status, besides root; absent = none',
+  ),
   metricsSocket: ours(
     'metrics_socket',
     'true',

@@ -120,6 +120,11 @@ export const events = {
     'bc0ed51781c84b6db237eb5cd60b5309',
     'Workers of an earlier agent cannot be found; they go on alone.',
   ),
+  'status-socket.unusable': event(
+    'warn',
+    '709864db631e463b8f807bb24bcc65ec',
+    'The group that `status_group` names cannot ask for the status; root still can.',
+  ),
   'sweep.failed': event('error', '135fbedddd3c48c08e0d2d380c449d3b', 'The mount tables could not be read.'),
   'listener.opened': event(
     'info',

@@ -11,9 +11,9 @@ import {
 } from '../core/status-report.ts';
 import { version } from '../core/version.ts';
 import { readOwnMountTable } from '../host/own-mounts.ts';
-import { readStateFiles } from '../host/runtime-dir.ts';
+import { readStateFiles, statusSocketPath } from '../host/runtime-dir.ts';
 import { agentDirectory, type Caller } from './caller.ts';
-import type { AgentConnection } from './control-client.ts';
+import { type AgentConnection, connectToAgent } from './control-client.ts';
 import { converse, receiveAnswer } from './conversation.ts';
 import { findAgent, findAgentIn, findOtherAgents, otherDirectories } from './start-agent.ts';
 
@@ -37,7 +37,7 @@ export async function readStatusReport(caller: Caller): Promise<StatusReport> {
     directory: string,
     connect: () => Promise<AgentConnection | null>,
   ): Promise<AgentReport> {
-    const agent = await connect();
+    const agent = await connect().catch((error: unknown) => connectAsUser(directory, error));
     if (agent === null) return reportRecords('absent', version, await readRecords(directory), entries);
     try {
       return reportAgent(await askStatus(agent, caller), entries);
@@ -49,12 +49,46 @@ export async function readStatusReport(caller: Caller): Promise<StatusReport> {
 
   const [own, ...others] = await Promise.all([
     read(agentDirectory(caller), () => findAgent(caller)),
-    ...otherDirectories(caller).map((directory) => read(directory, () => findAgentIn(directory))),
+    ...otherDirectories(caller).map((directory) =>
+      read(directory, () => findAgentIn(directory)).catch(leaveOutForbidden),
+    ),
   ]);
-  const otherNetworkNamespaces = others.filter(
-    ({ agent, mounts }) => agent !== 'absent' || mounts.length > 0,
-  );
+  const otherNetworkNamespaces = others
+    .filter((report) => report !== null)
+    .filter(({ agent, mounts }) => agent !== 'absent' || mounts.length > 0);
   return { schemaVersion: reportVersion, ...own!, otherNetworkNamespaces };
+}
+
+/** Who is not root sees of other network namespaces what their agents tell him, and not what is left of one. */
+function leaveOutForbidden(error: unknown): null {
+  if (asAgentError(error).code === 'permission.not-root') return null;
+  throw error;
+}
+
+/**
+ * Who may not use the control socket asks where the administrator has a group ask.
+ *
+ * Errors: `permission.not-root`, saying what is missing; any other error as it was.
+ */
+async function connectAsUser(directory: string, error: unknown): Promise<AgentConnection> {
+  if (asAgentError(error).code !== 'permission.not-root') throw error;
+  const path = statusSocketPath(directory);
+  const refuse = (why: string, hint: string) =>
+    new AgentError('permission.not-root', `the agent tells you no status: ${why}`, { hint }, error);
+  try {
+    const agent = await connectToAgent(path);
+    if (agent !== null) return agent;
+  } catch (thrown) {
+    if (asAgentError(thrown).code !== 'permission.not-root') throw thrown;
+    throw refuse(
+      `you are not in the group of ${path}`,
+      'Run the command as root, or have that group (ls -l) given to you.',
+    );
+  }
+  throw refuse(
+    `it serves no ${path}`,
+    'Run the command as root, or have status_group set to a group of yours in efs-utils.conf.',
+  );
 }
 
 function askStatus(agent: AgentConnection, caller: Caller): Promise<AgentStatus> {

@@ -34,11 +34,6 @@ export function adoptControlSocket(fd: number): Promise<Server> {
   return listen({ fd });
 }
 
-/** Takes the control socket away when its agent leaves. Errors: none. */
-export async function removeControlSocket(path: string): Promise<void> {
-  await rm(path, { force: true }).catch(() => {});
-}
-
 /** Links our socket to a place, or puts it over one that nobody answers on. */
 async function takePlace(own: string, path: string): Promise<void> {
   if (await linkUnlessThere(own, path)) return;

@@ -1,8 +1,8 @@
-import { chmod, chown, rename, rm } from 'node:fs/promises';
 import type { Server as HttpServer, IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Clock } from '../core/ports.ts';
+import { listenForGroup, removeSocket } from './unix-socket.ts';
 
 /** A page for the scraper that says it accepts these types. */
 export type RenderPage = (accept: string | undefined) => { contentType: string; text: string };
@@ -73,40 +73,34 @@ export function serveMetrics(
     async close() {
       isClosed = true;
       for (const server of servers) server.close();
-      if (socket !== null) await rm(socket.path, { force: true }).catch(() => {});
+      if (socket !== null) await removeSocket(socket.path);
     },
   };
 }
 
-/** Bound under a private name and put in its place whole: the agent before this one may still serve there. */
 async function listenOnSocket(
   server: Server,
   { path, gid }: { path: string; gid: number | null },
 ): Promise<void> {
-  const own = `${path}.${process.pid}`;
-  await rm(own, { force: true });
-  await listenOn(server, { path: own });
-  try {
-    await chmod(own, gid === null ? 0o600 : 0o660);
-    if (gid !== null) await chown(own, -1, gid);
-    await rename(own, path);
-  } catch (error) {
-    await rm(own, { force: true });
-    throw error;
-  }
+  await listenForGroup(server, path, gid);
+  keepServing(server);
 }
 
-function listenOn(server: Server, where: { path: string } | { host: string; port: number }): Promise<void> {
+function listenOn(server: Server, where: { host: string; port: number }): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
     server.listen(where, () => {
       server.off('error', reject);
-      // A connection that could not be accepted is the scraper's loss.
-      server.on('error', () => {});
-      server.unref();
+      keepServing(server);
       resolve();
     });
   });
+}
+
+function keepServing(server: Server): void {
+  // A connection that could not be accepted is the scraper's loss.
+  server.on('error', () => {});
+  server.unref();
 }
 
 /** Node's HTTP server is loaded for the first scrape: an agent that nobody asks does without. */

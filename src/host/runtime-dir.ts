@@ -1,6 +1,6 @@
 import { constants, readdirSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
 
 /** Where sockets and state files live; another place through `EFS_AGENT_RUNTIME_DIR`. */
@@ -27,14 +27,27 @@ export function controlSocketPath(directory: string): string {
   return join(directory, 'control.sock');
 }
 
+/** Path of the socket on which a group may ask for the status. */
+export function statusSocketPath(directory: string): string {
+  return join(directory, 'status.sock');
+}
+
+/** Path of the socket on which workers that outlived their agent find the next one. */
+export function workerSocketPath(directory: string): string {
+  return join(directory, 'workers.sock');
+}
+
 /**
- * Makes the runtime directory (0755, so that its socket's own mode decides) and the directories of the state files (0700).
+ * Makes the runtime directory (0755, so that each socket's own mode decides) and the directories of the state files (0700).
  *
  * Errors: `runtime-dir.unusable`.
  */
 export async function createRuntimeDir(directory: string): Promise<void> {
   await explain(directory, async () => {
-    await fs.mkdir(directory, { recursive: true, mode: 0o755 });
+    const first = await fs.mkdir(directory, { recursive: true });
+    // The umask of the agent closes what it makes.
+    for (let made = directory; first !== undefined && made.startsWith(first); made = dirname(made))
+      await fs.chmod(made, 0o755);
     await claimDirectory(directory, 0o022);
     for (const place of stateDirs(directory)) {
       await fs.mkdir(place, { recursive: true, mode: 0o700 });

@@ -1,4 +1,4 @@
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import {
@@ -8,6 +8,7 @@ import {
   type Running,
   waitFor,
 } from '../support/agent-stage.ts';
+import { highestRssBytes } from '../support/processes.ts';
 
 /** A worker that was broken into: a program in its place, with its user and its channel to the agent. */
 const prelude = `
@@ -40,9 +41,6 @@ async function startWith(attack: string): Promise<Running> {
   stage.start('dist/efs-agent.mjs', ['tunnel', fileSystemId, '-o', 'tls,mounttargetip=127.0.0.1']);
   return agent;
 }
-
-const highestRss = (agent: Running) =>
-  Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${agent.child.pid}/status`, 'utf8'))![1]) * 1_024;
 
 const attacks: [what: string, attack: string, why: string][] = [
   [
@@ -102,7 +100,7 @@ test.each(attacks)(
 
     expect(status.pid).toBe(agent.child.pid);
     expect(status.worker.restarts).toBeGreaterThan(0);
-    expect(highestRss(agent)).toBeLessThan(mostRssBytes);
+    expect(highestRssBytes(agent.child.pid!)).toBeLessThan(mostRssBytes);
     expect(agent.child.exitCode).toBeNull();
   },
 );

@@ -26,3 +26,8 @@ function readProcess(file: string): string {
     return '';
   }
 }
+
+/** The most memory that a process has had at a time, in bytes. */
+export function highestRssBytes(pid: number): number {
+  return Number(/^VmHWM:\s+(\d+) kB/m.exec(readProcess(`${pid}/status`))![1]) * 1_024;
+}
