@@ -1,4 +1,5 @@
 import { AgentError } from '../core/errors.ts';
+import { answerLimit } from './answer-limit.ts';
 import { type Keys, showCode } from './keys.ts';
 
 /** Which services to ask, and the environment that may name other ones. */
@@ -54,6 +55,7 @@ export function configureClient(
     useFipsEndpoint: false,
     useDualstackEndpoint: false,
     maxAttempts: 2,
+    extensions: [answerLimit],
     requestHandler: { connectionTimeout: budgetMs / 2, requestTimeout: budgetMs },
   };
 }

@@ -1,6 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { AgentError } from '../core/errors.ts';
 import { secretEnvironment } from '../core/secret-environment.ts';
+import { answerLimit } from './answer-limit.ts';
 import { type AwsPlace, translateSdkError } from './aws-api.ts';
 import type { Keys } from './keys.ts';
 import { type ProfileFiles, profileValue } from './profiles.ts';
@@ -28,8 +29,8 @@ export async function readIndirectProfile(
     configFilepath: files.configPath,
     // The process may outlive an edit of the files.
     ignoreCache: true,
-    clientConfig: { region },
-    parentClientConfig: { region },
+    clientConfig: { region, extensions: [answerLimit] },
+    parentClientConfig: { region, extensions: [answerLimit] },
   });
   try {
     const keys = await withEnvironmentKeys(profile, files, environment, () => within(budgetMs, provide()));

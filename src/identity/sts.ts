@@ -1,3 +1,4 @@
+import type { STSClient } from '@aws-sdk/client-sts';
 import { AgentError } from '../core/errors.ts';
 import { type AwsPlace, configureClient, showService, translateSdkError } from './aws-api.ts';
 import type { Keys } from './keys.ts';
@@ -6,6 +7,12 @@ import { withTokenFile } from './token-file.ts';
 const webIdentityBudgetMs = 5_000;
 const callerBudgetMs = 3_000;
 const sessionName = 'efs-mount-helper';
+
+/** The keys of an assumed role; `arn` is the role's, as far as it was told. */
+interface RoleKeys {
+  keys: Keys;
+  arn: string | null;
+}
 
 /**
  * Exchanges the web identity token of a file for temporary keys of a role; `arn` is the assumed role's.
@@ -18,7 +25,7 @@ export function assumeRoleWithWebIdentity(
   roleArn: string,
   tokenPath: string,
   place: AwsPlace,
-): Promise<{ keys: Keys; arn: string | null }> {
+): Promise<RoleKeys> {
   return withTokenFile(tokenPath, (token) => assumeRole(roleArn, token, place));
 }
 
@@ -42,9 +49,24 @@ export async function readCallerArn(keys: Keys, place: AwsPlace): Promise<string
   }
 }
 
-async function assumeRole(roleArn: string, token: string, place: AwsPlace) {
-  const { STSClient, AssumeRoleWithWebIdentityCommand } = await import('@aws-sdk/client-sts');
+async function assumeRole(roleArn: string, token: string, place: AwsPlace): Promise<RoleKeys> {
+  const { STSClient } = await import('@aws-sdk/client-sts');
   const client = new STSClient(configureClient('STS', place, webIdentityBudgetMs));
+  try {
+    return await requestRole(client, roleArn, token, showService('STS', place));
+  } finally {
+    client.destroy();
+  }
+}
+
+/** Asks this client. Errors: as above; `asked` is who that is, for the message. */
+export async function requestRole(
+  client: STSClient,
+  roleArn: string,
+  token: string,
+  asked: string,
+): Promise<RoleKeys> {
+  const { AssumeRoleWithWebIdentityCommand } = await import('@aws-sdk/client-sts');
   try {
     const { Credentials, AssumedRoleUser } = await client.send(
       new AssumeRoleWithWebIdentityCommand({
@@ -56,7 +78,7 @@ async function assumeRole(roleArn: string, token: string, place: AwsPlace) {
     );
     const { AccessKeyId, SecretAccessKey, SessionToken, Expiration } = Credentials ?? {};
     if (!AccessKeyId || !SecretAccessKey || !SessionToken) {
-      throw new AgentError('credentials.failed', `${showService('STS', place)} gave an answer without keys`);
+      throw new AgentError('credentials.failed', `${asked} gave an answer without keys`);
     }
     const keys = {
       accessKeyId: AccessKeyId,
@@ -66,8 +88,6 @@ async function assumeRole(roleArn: string, token: string, place: AwsPlace) {
     };
     return { keys, arn: AssumedRoleUser?.Arn ?? null };
   } catch (thrown) {
-    throw translateSdkError(thrown, showService('STS', place));
-  } finally {
-    client.destroy();
+    throw translateSdkError(thrown, asked);
   }
 }

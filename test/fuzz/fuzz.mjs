@@ -1,6 +1,7 @@
 // npm run fuzz -- [--seconds=N | --runs=N] [--seed=N] [--target=NAME] [--keep]: coverage-guided fuzzing of everything that reads
 // what others wrote. Two targets run side by side. Ends with 1 on a crash, a hang, or memory without bound.
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -24,14 +25,16 @@ const sideBySide = 2;
 
 const folder = mkdtempSync(join(tmpdir(), 'efs-agent-fuzz-'));
 try {
-  const bundle = join(folder, 'targets.cjs');
   await build({
-    entryPoints: ['test/fuzz/targets.ts'],
-    outfile: bundle,
+    entryPoints: ['test/fuzz/targets.ts', 'test/fuzz/services.ts'],
+    outdir: folder,
+    outExtension: { '.js': '.cjs' },
     bundle: true,
     platform: 'node',
     format: 'cjs',
   });
+  const bundles = ['targets.cjs', 'services.cjs'].map((file) => join(folder, file));
+  const bundleOf = (name) => bundles.find((bundle) => name in createRequire(bundle)(bundle).targets);
   const all = readdirSync(corpusFolder).sort();
   const names = values.target === undefined ? all : [values.target];
   const perTarget = {
@@ -48,7 +51,7 @@ try {
   const results = [];
   const lane = async () => {
     for (let name = waiting.shift(); name !== undefined; name = waiting.shift())
-      results.push(await fuzz(name, bundle, perTarget));
+      results.push(await fuzz(name, bundleOf(name), perTarget));
   };
   await Promise.all(Array.from({ length: sideBySide }, lane));
   const total = results.reduce((sum, { done }) => sum + done, 0);

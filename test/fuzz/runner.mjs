@@ -46,30 +46,39 @@ function reachesMore() {
   return more;
 }
 
+/** Gives a promise if the target does: most do not, and waiting would take most of their time. */
 function run(bytes) {
   const length = Math.min(bytes.length, current.length);
   progress[1] = length;
   bytes.copy(current, 0, 0, length);
   progress[0] += 1;
   try {
-    target(bytes);
+    const pending = target(bytes);
+    return pending === undefined ? undefined : pending.catch(() => runAgain(bytes));
   } catch {
-    // Once more, to see where: most errors are refusals, and their stacks would take most of the time.
-    Error.stackTraceLimit = 20;
-    target(bytes);
-    throw new Error('it failed once, and not again');
+    return runAgain(bytes);
   }
+}
+
+/** Once more, to see where: most errors are refusals, and their stacks would take most of the time. */
+async function runAgain(bytes) {
+  Error.stackTraceLimit = 20;
+  await target(bytes);
+  throw new Error('it failed once, and not again');
 }
 
 let done = 0;
 
-function runAll(list) {
-  for (const bytes of list) run(bytes);
+async function runAll(list) {
+  for (const bytes of list) {
+    const pending = run(bytes);
+    if (pending !== undefined) await pending;
+  }
   done += list.length;
 }
 
 /** Keeps those inputs of a list that reach what was not reached `before`; the list does, as a whole. */
-function isolate(list, before) {
+async function isolate(list, before) {
   if (list.length === 1) {
     corpus.push(list[0]);
     return;
@@ -78,14 +87,15 @@ function isolate(list, before) {
   let known = before;
   for (const half of [list.slice(0, middle), list.slice(middle)]) {
     seen = new Set(known);
-    runAll(half);
-    if (reachesMore()) isolate(half, known);
+    await runAll(half);
+    if (reachesMore()) await isolate(half, known);
     known = new Set([...known, ...seen]);
   }
   seen = known;
 }
 
-for (const bytes of corpus) run(bytes);
+await runAll(corpus);
+done = 0;
 reachesMore();
 const blocksOfSeeds = seen.size;
 let size = batches.least;
@@ -99,17 +109,17 @@ while (!isOver()) {
   const before = new Set(seen);
   const batch = makeBatch();
   const startedMs = Date.now();
-  runAll(batch);
+  await runAll(batch);
   if (reachesMore()) {
     size = batches.least;
     unwatched = 0;
-    isolate(batch, before);
+    await isolate(batch, before);
     continue;
   }
   if (Date.now() - startedMs < 1_000) size = Math.min(size * 2, batches.most);
   unwatched = Math.min(unwatched * 2 + 1, mostUnwatched);
   ask('Profiler.stopPreciseCoverage');
-  for (let count = 0; count < unwatched && !isOver(); count += 1) runAll(makeBatch());
+  for (let count = 0; count < unwatched && !isOver(); count += 1) await runAll(makeBatch());
   startWatching();
 }
 parentPort.postMessage({ done, blocks: seen.size, blocksOfSeeds, kept: corpus.slice(seeds.length) });

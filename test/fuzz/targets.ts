@@ -31,6 +31,7 @@ import { parsePolicy } from '../../src/target/policy.ts';
 
 /** Takes bytes from somebody hostile; whatever it throws is a crash. */
 export type Target = (bytes: Buffer) => void;
+export type AsyncTarget = (bytes: Buffer) => Promise<void>;
 
 /** Runs what may refuse its input, and only in the way it says it does. */
 function allowing(run: () => void): void {
