@@ -1,14 +1,16 @@
 import type { Server, Socket } from 'node:net';
+import { planDelayMs } from '../core/backoff.ts';
 import type { AgentMessage, AgentStatus, ClientMessage, LogLevelState } from '../core/control-protocol.ts';
 import { AgentError } from '../core/errors.ts';
 import type { Clock, Log } from '../core/ports.ts';
 import type { MountReport } from './cloudwatch.ts';
-import { type Answers, holdConversations, type Send, sendMessage } from './conversation.ts';
-import type { Mounts } from './mounts.ts';
+import { type Answers, holdConversation, holdConversations, type Send, sendMessage } from './conversation.ts';
+import type { BeingMade, Mounts } from './mounts.ts';
 import type { Mount } from './tunnel.ts';
 
 export interface ControlPorts {
   clock: Clock;
+  random: () => number;
   log: Log;
   mounts: Mounts;
   report: MountReport;
@@ -27,6 +29,8 @@ const limits = { mostOpen: 2_048, patienceMs: 30_000 };
 /** The agent's side of the control socket. */
 export interface Control {
   readonly server: Server;
+  /** Goes on with a conversation that an earlier agent had. */
+  resume(beingMade: BeingMade): void;
   /**
    * Takes no more clients, and waits until those that mount or ask are done; a tunnel that a command holds open
    * is not waited for.
@@ -36,23 +40,41 @@ export interface Control {
 
 /** Answers helpers and commands on the control socket: one conversation per connection. */
 export function serveControl(server: Server, ports: ControlPorts): Control {
+  const { clock, mounts } = ports;
   const conversations = new Set<Conversation>();
   let checkDrained = () => {};
-  holdConversations(server, limits, ports, (socket, send) => {
-    const conversation = answerClient(socket, send, ports);
+
+  function begin(socket: Socket, send: Send, resumed: Resumed | null): Conversation {
+    const conversation = answerClient(socket, send, ports, resumed, leave);
     conversations.add(conversation);
     socket.on('close', () => {
       conversations.delete(conversation);
       checkDrained();
     });
     return conversation;
-  });
+  }
+
+  function resume(caller: Socket, resumed: Resumed): void {
+    holdConversation(caller, limits, ports, (socket, send) => begin(socket, send, resumed));
+  }
+
+  /** Whoever hung up while it mounts is called as long as it, or its mount.nfs4, lives; then what is not mounted goes. */
+  async function leave({ mount, calls }: Resumed): Promise<void> {
+    if (calls > 0)
+      await new Promise<void>((wake) => clock.schedule(planDelayMs(calls, ports.random()), wake));
+    const caller = await mounts.callAgain(mount);
+    if (caller === null) await mounts.abandon(mount);
+    else resume(caller, { mount, calls: calls + 1 });
+  }
+
+  holdConversations(server, limits, ports, (socket, send) => begin(socket, send, null));
   return {
     server,
+    resume: ({ mount, caller }) => resume(caller, { mount, calls: 1 }),
     drain(timeoutMs) {
       server.close();
       return new Promise((resolve) => {
-        const deadline = ports.clock.schedule(timeoutMs, resolve);
+        const deadline = clock.schedule(timeoutMs, resolve);
         checkDrained = () => {
           if ([...conversations].some((conversation) => !conversation.isDone())) return;
           deadline.cancel();
@@ -69,10 +91,23 @@ interface Conversation extends Answers {
   isDone(): boolean;
 }
 
-function answerClient(socket: Socket, sendLine: Send, ports: ControlPorts): Conversation {
+/** A mount that is being made, and how often its caller has been called. */
+interface Resumed {
+  mount: Mount;
+  calls: number;
+}
+
+/** @param onLeft hears that the conversation is over, and there is still a mount that belonged to it. */
+function answerClient(
+  socket: Socket,
+  sendLine: Send,
+  ports: ControlPorts,
+  resumed: Resumed | null,
+  onLeft: (left: Resumed) => Promise<void>,
+): Conversation {
   const { mounts } = ports;
   const gone = new AbortController();
-  let mount: Mount | null = null;
+  let mount: Mount | null = resumed?.mount ?? null;
   let takesOver = false;
   const send = (message: AgentMessage) => sendMessage(sendLine, message);
   socket.on('close', () => gone.abort());
@@ -145,9 +180,9 @@ function answerClient(socket: Socket, sendLine: Send, ports: ControlPorts): Conv
   return {
     answer,
     mayBeSilent: () => mount !== null,
-    // The caller died, or the tunnel command ended: whatever was opened for it and is not mounted goes.
+    // The caller died, or the tunnel command ended.
     end: async () => {
-      if (mount !== null) await mounts.abandon(mount);
+      if (mount !== null) await onLeft({ mount, calls: resumed?.calls ?? 0 });
     },
     isDone: () => takesOver || mount?.phase === 'tunnel',
   };

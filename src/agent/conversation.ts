@@ -54,10 +54,7 @@ export function holdConversations(
 ): void {
   let open = 0;
   server.on('connection', (socket) => {
-    socket.on('error', () => socket.destroy());
-    const send: Send = (line) => {
-      if (!socket.destroyed) socket.write(line);
-    };
+    const send = createSend(socket);
     if (open >= limits.mostOpen) {
       report(new AgentError('agent.unreachable', `the agent talks to ${open} clients already`), ports, send);
       socket.destroySoon();
@@ -69,6 +66,26 @@ export function holdConversations(
     });
     converse(socket, limits, ports, send, begin(socket, send));
   });
+}
+
+/** Goes on with a client that we have called; it is there already. */
+export function holdConversation(
+  socket: Socket,
+  limits: ConversationLimits,
+  ports: Ports,
+  begin: (socket: Socket, send: Send) => Answers,
+): void {
+  const send = createSend(socket);
+  // One that hung up before anybody listened says so once more.
+  if (socket.closed) process.nextTick(() => socket.emit('close'));
+  converse(socket, limits, ports, send, begin(socket, send));
+}
+
+function createSend(socket: Socket): Send {
+  socket.on('error', () => socket.destroy());
+  return (line) => {
+    if (!socket.destroyed) socket.write(line);
+  };
 }
 
 /** One message as the client reads it. */
@@ -145,7 +162,7 @@ function converse(
       .then(() => answers.end())
       .catch((error: unknown) => ports.log('error', 'undo.failed', { error: asAgentError(error).message }));
   });
-  beImpatient();
+  if (!answers.mayBeSilent()) beImpatient();
 }
 
 const newline = 10;

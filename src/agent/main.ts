@@ -85,6 +85,7 @@ async function main(): Promise<void> {
   function serve(server: Server): void {
     control = serveControl(server, {
       clock: systemClock,
+      random: Math.random,
       log,
       mounts,
       report: agent.report,
@@ -153,8 +154,9 @@ async function main(): Promise<void> {
     const server =
       activationFd === null ? await openControlSocket(path) : await adoptControlSocket(activationFd);
     agent.makePrivateKey();
-    await mounts.restore();
+    const beingMade = await mounts.restore();
     serve(server);
+    for (const one of beingMade) control.resume(one);
   }
 
   async function inherit(): Promise<void> {
@@ -174,7 +176,7 @@ async function main(): Promise<void> {
     parent.send({ kind: 'ready', version: takeoverVersion });
     await inherited;
     // Mounts without a tunnel have nothing to hand over but their record.
-    await mounts.restore();
+    for (const one of await mounts.restore()) control.resume(one);
     parent.send({ kind: 'serving', pid: process.pid });
   }
 

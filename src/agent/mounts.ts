@@ -1,25 +1,15 @@
-import type { Server } from 'node:net';
-import { configuredSuffix } from '../core/config.ts';
-import type { AgentStatus, MountRetry, ServedMount } from '../core/control-protocol.ts';
-import { parseFileSystemName } from '../core/endpoint.ts';
+import type { Server, Socket } from 'node:net';
+import type { AgentStatus, MountRetry } from '../core/control-protocol.ts';
 import { AgentError, asAgentError } from '../core/errors.ts';
 import type { EventName } from '../core/events.ts';
-import type { IdentityFacts } from '../core/identity-protocol.ts';
 import { decideMount, type MountEvent, type MountSight } from '../core/mount-life.ts';
-import { describeDifferences, type MountSpec } from '../core/mount-spec.ts';
 import { formatMountState, isSameServer, type MountState } from '../core/mount-state.ts';
 import { type MountEntry, type NfsIndex, parseMountInfo } from '../core/mountinfo.ts';
 import { forgetSecrets } from '../core/secret-environment.ts';
 import { createDirect } from './direct.ts';
-import {
-  decideRegion,
-  type MountRequest,
-  type PlanPorts,
-  planEnvironment,
-  planMount,
-  planRecordedMount,
-} from './plan.ts';
+import { type MountRequest, type PlanPorts, planMount, planRecordedMount, readOnce } from './plan.ts';
 import { createPresence, isMountedIn } from './presence.ts';
+import { createQuestions, type Questions } from './questions.ts';
 import { explainRefusal } from './refusal.ts';
 import { createRestorer, type RestorerPorts } from './restore.ts';
 import {
@@ -36,39 +26,45 @@ export interface MountsPorts
     Omit<PlanPorts, 'identities'>,
     Pick<RestorerPorts, 'stateFiles'> {
   readMountTables(): AsyncIterable<string>;
+  callers: {
+    /** Calls whoever makes a mount; null when neither that process nor its mount.nfs4 is there any more. */
+    call(callerSocket: string): Promise<Socket | null>;
+    /** Nobody needs to be called any more. */
+    remove(callerSocket: string): Promise<void>;
+  };
+}
+
+/** A mount that is being made, and the connection to whoever makes it. */
+export interface BeingMade {
+  mount: Mount;
+  caller: Socket;
 }
 
 /** All mounts of this agent, and the tunnels that serve none. */
-export interface Mounts {
+export interface Mounts extends Questions {
   open(
-    request: MountRequest,
+    request: MountRequest & { callerSocket: string | null },
     signal: AbortSignal,
     report: (phase: string) => void,
   ): Promise<{ mount: Mount; retry: MountRetry; readAhead: boolean }>;
-  /** What is served at a mount point, compared with what is asked for; null when it is not ours. */
-  compare(request: MountRequest & { mountPoint: string }): Promise<ServedMount | null>;
   /** mount.nfs4 succeeded: the mount stays. */
   confirm(mount: Mount): Promise<void>;
   /** mount.nfs4 failed: everything is undone, unless the kernel has mounted in spite of it. */
   undo(mount: Mount): Promise<void>;
+  /** Calls the caller of a mount, who hung up before it was made; null when there is none any more. */
+  callAgain(mount: Mount): Promise<Socket | null>;
   /** The caller died: everything is undone, unless the kernel has mounted or its mount.nfs4 is still at work. */
   abandon(mount: Mount): Promise<void>;
   /** What to tell a user whose mount.nfs4 failed. */
   explain(mount: Mount, status: number, stderr: string): Promise<AgentError>;
-  /**
-   * Whose credentials a mount uses, or a mount by the caller would use; null for a mount without `iam`.
-   *
-   * Errors: `mountpoint.not-mounted`, `region.*`, `credentials.*`, `config.*`.
-   */
-  whoami(question: WhoamiQuestion): Promise<IdentityFacts | null>;
   /** The caller has unmounted a directory. False when nothing of ours served it. */
   unmounted(mountPoint: string): Promise<boolean>;
   /** Looks for mounts that are gone; called when a tunnel fell silent, and now and then. */
   sweep(): Promise<void>;
   /** Compares with the kernel's mount tables before a question is answered: what was seen there and is gone, goes. */
   refresh(): Promise<void>;
-  /** Takes up the mounts of an earlier agent that are recorded and not here yet. */
-  restore(): Promise<void>;
+  /** Takes up the mounts of an earlier agent that are recorded and not here yet; gives those that are being made. */
+  restore(): Promise<BeingMade[]>;
   /** Goes on with a tunnel of the agent before this one. */
   inherit(inherited: InheritedTunnel, listener: Server): Promise<void>;
   /** The tunnels; a mount without one needs nothing while it lasts. */
@@ -76,22 +72,27 @@ export interface Mounts {
   status(): AgentStatus['mounts'];
 }
 
-export interface WhoamiQuestion {
-  mountPoint: string | null;
-  region: string | null;
-  environment: Record<string, string>;
-}
-
 export function createMounts(ports: MountsPorts): Mounts {
   const { log } = ports;
   const served = new Map<string, Mount>();
+  /** Callers of recorded mounts, until the mount is served. */
+  const answered = new Map<string, Socket>();
+  let beingMade: BeingMade[] = [];
   const restorer = createRestorer({
     log,
     stateFiles: ports.stateFiles,
     readTables,
     isServed: (mountId) => served.has(mountId),
     isServedPort: (port) => [...served.values()].some((mount) => mount.port === port),
-    serve: serveRecorded,
+    async findCaller(state) {
+      const caller = await call(state.callerSocket);
+      if (caller !== null) answered.set(state.mountId, caller);
+      return caller !== null;
+    },
+    prepare() {
+      const once = readOnce(ports);
+      return (state, phase) => serveRecorded(once, state, phase);
+    },
   });
   const tunnelPorts: TunnelPorts = {
     ...ports,
@@ -104,25 +105,37 @@ export function createMounts(ports: MountsPorts): Mounts {
   const mountedAtMonoMs = new WeakMap<Mount, number>();
   let directCheck: { cancel(): void } | null = null;
 
+  const isUnderWay = ({ phase }: Mount) => phase === 'opening' || phase === 'mounting';
   const isTunnel = (mount: Mount): mount is Tunnel => mount.port !== null;
   const findServed = (mountPoint: string) =>
     [...served.values()].findLast(({ plan, phase }) => plan.mountPoint === mountPoint && phase === 'mounted');
 
   /** Errors: `runtime-dir.unusable` when the record of a mount that closes cannot be removed; it is closed all the same. */
   async function step(mount: Mount, event: MountEvent): Promise<void> {
+    const wasUnderWay = isUnderWay(mount);
     mount.phase = decideMount(mount.phase, event);
+    const { callerSocket } = mount.plan;
+    if (callerSocket != null && wasUnderWay && !isUnderWay(mount)) await ports.callers.remove(callerSocket);
     if (mount.phase !== 'closing' || !served.delete(mount.id)) return;
     await mount.close();
     await ports.stateFiles.remove(mount.id);
   }
 
+  /** Null when there is nobody to call; then nobody will be called any more. */
+  async function call(callerSocket: string | null | undefined): Promise<Socket | null> {
+    if (callerSocket == null) return null;
+    const caller = await ports.callers.call(callerSocket);
+    if (caller === null) await ports.callers.remove(callerSocket);
+    return caller;
+  }
+
   /** A record of an earlier mount there goes, if that is gone. Errors: `mountpoint.busy` while another is under way. */
   async function claim(mountPoint: string): Promise<void> {
     await mounts.unmounted(mountPoint);
-    const underWay = [...served.values()].some(
-      ({ plan, phase }) => plan.mountPoint === mountPoint && (phase === 'opening' || phase === 'mounting'),
+    const isTaken = [...served.values()].some(
+      (mount) => mount.plan.mountPoint === mountPoint && isUnderWay(mount),
     );
-    if (!underWay) return;
+    if (!isTaken) return;
     throw new AgentError('mountpoint.busy', `another command is mounting on ${mountPoint} at this moment`, {
       mountPoint,
       hint: 'Wait for it, and try again.',
@@ -144,6 +157,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       spec: plan.spec,
       environment: forgetSecrets(plan.environment),
       createdAtMs: ports.clock.nowMs(),
+      callerSocket: plan.callerSocket ?? null,
     };
     await ports.stateFiles.write(mount.id, formatMountState(state));
     await step(mount, { kind: 'recorded' });
@@ -232,26 +246,26 @@ export function createMounts(ports: MountsPorts): Mounts {
     });
   }
 
-  async function serveRecorded(state: MountState): Promise<void> {
-    const plan = await planRecordedMount(ports, state);
+  async function serveRecorded(
+    reading: PlanPorts,
+    state: MountState,
+    phase: 'mounting' | 'mounted',
+  ): Promise<void> {
+    const plan = await planRecordedMount(reading, state);
     const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
-    mount.phase = 'mounted';
+    mount.phase = phase;
     served.set(mount.id, mount);
+    const caller = answered.get(state.mountId);
+    if (caller !== undefined && answered.delete(state.mountId)) beingMade.push({ mount, caller });
     if (isTunnel(mount)) mount.establishInBackground();
     else watchDirect();
   }
 
-  /** Whether a device names the file system of a mount: by its id, its name, or another name of that. */
-  async function isSameFileSystem(there: Mount, { remote }: MountSpec): Promise<boolean> {
-    if (remote.kind === 'file-system') return remote.id === there.plan.fileSystemId;
-    const known = there.plan.spec.remote;
-    if (known.kind === 'name' && known.name === remote.name) return true;
-    const parts =
-      parseFileSystemName(remote.name) ?? parseFileSystemName(await ports.resolveCanonicalName(remote.name));
-    return parts?.fileSystemId === there.plan.fileSystemId;
-  }
-
   const mounts: Mounts = {
+    ...createQuestions(ports, async (mountPoint) => {
+      await mounts.refresh();
+      return findServed(mountPoint) ?? null;
+    }),
     async open(request, signal, report) {
       const { plan, config } = await planMount(ports, request);
       if (request.mountPoint !== null) await claim(request.mountPoint);
@@ -272,26 +286,6 @@ export function createMounts(ports: MountsPorts): Mounts {
       };
       return { mount, retry, readAhead: config.optimizeReadAhead };
     },
-    async compare({ spec, mountPoint, environment }) {
-      await mounts.refresh();
-      const there = findServed(mountPoint);
-      if (there === undefined) return null;
-      const { plan } = there;
-      const { data: differences, way: tunnelDifferences } = describeDifferences(plan.spec, spec);
-      if (!(await isSameFileSystem(there, spec)))
-        differences.unshift(`the file system is ${plan.fileSystemId} there`);
-      const askedEnvironment = planEnvironment(environment, await ports.readConfig());
-      if (spec.iam && differences.length === 0 && !sameIdentity(plan.environment, askedEnvironment))
-        differences.push('the environment names another source of credentials');
-      const through = plan.spec.accessPoint === null ? '' : ` through ${plan.spec.accessPoint}`;
-      return {
-        description: `${plan.fileSystemId}:${plan.spec.path}${through}`,
-        differences,
-        tunnelDifferences,
-        port: there.port,
-        server: there.server,
-      };
-    },
     async confirm(mount) {
       await step(mount, { kind: 'mount-succeeded' });
       mountedAtMonoMs.set(mount, ports.clock.monoMs());
@@ -309,33 +303,15 @@ export function createMounts(ports: MountsPorts): Mounts {
       await step(mount, { kind: 'mount-failed', inTables: await look(mount) });
       noteKept(mount);
     },
+    async callAgain({ phase, plan }) {
+      return phase === 'mounting' ? call(plan.callerSocket) : null;
+    },
     async abandon(mount) {
       const inTables = mount.phase === 'mounting' ? await look(mount) : false;
       await step(mount, { kind: 'caller-gone', inTables, connections: mount.openSessions() });
       noteKept(mount);
     },
     explain: (mount, status, stderr) => explainRefusal(mount, status, stderr),
-    async whoami({ mountPoint, region, environment }) {
-      if (mountPoint !== null) {
-        await mounts.refresh();
-        const there = findServed(mountPoint);
-        if (there !== undefined) return there.findIdentity();
-        throw new AgentError('mountpoint.not-mounted', `no EFS file system is mounted on ${mountPoint}`, {
-          mountPoint,
-        });
-      }
-      const config = await ports.readConfig();
-      const caller = {
-        environment: planEnvironment(environment, config),
-        metadataEndpoint: config.metadataEndpoint,
-      };
-      const decided = await decideRegion(ports, region, caller, config, null);
-      return ports.identities.whoami(caller, {
-        credentials: { awsProfile: null, awsCredsUri: null, roleArn: null, jwtPath: null },
-        region: decided,
-        dnsSuffix: configuredSuffix(config, decided).value,
-      });
-    },
     async unmounted(mountPoint) {
       const concerned = listMounted().filter(({ plan }) => plan.mountPoint === mountPoint);
       await closeIfGone(concerned);
@@ -350,11 +326,21 @@ export function createMounts(ports: MountsPorts): Mounts {
     refresh: () => tryCloseIfGone(listMounted(), 'stay'),
     async restore() {
       await restorer.restore();
+      // Whoever makes one that cannot be served hears that nobody has it.
+      for (const caller of answered.values()) caller.destroy();
+      answered.clear();
       await mounts.refresh();
+      const taken = beingMade;
+      beingMade = [];
+      return taken;
     },
     async inherit(inherited, listener) {
       const tunnel = await inheritTunnel(tunnelPorts, inherited, listener);
       served.set(tunnel.id, tunnel);
+      const caller = await call(inherited.plan.callerSocket);
+      if (caller === null) return;
+      tunnel.phase = 'mounting';
+      beingMade.push({ mount: tunnel, caller });
     },
     list: () => [...served.values()].filter(isTunnel),
     status: () =>
@@ -371,20 +357,3 @@ const directCheckMs = 5_000;
 
 /** How long after it hung up the kernel may connect again, with much to spare. */
 const reconnectMs = 120_000;
-
-/** Variables that decide whose credentials are found. */
-const identityEnvironment = [
-  'AWS_PROFILE',
-  'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI',
-  'AWS_CONTAINER_CREDENTIALS_FULL_URI',
-  'AWS_ROLE_ARN',
-  'AWS_WEB_IDENTITY_TOKEN_FILE',
-] as const;
-
-/** Keys in the environment are compared by being there: the values are not kept. */
-function sameIdentity(there: Record<string, string>, asked: Record<string, string>): boolean {
-  return (
-    identityEnvironment.every((name) => there[name] === asked[name]) &&
-    'AWS_ACCESS_KEY_ID' in there === 'AWS_ACCESS_KEY_ID' in asked
-  );
-}

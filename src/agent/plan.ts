@@ -44,7 +44,7 @@ export interface PlanPorts {
  */
 export async function planMount(
   ports: PlanPorts,
-  request: MountRequest,
+  request: MountRequest & { callerSocket: string | null },
 ): Promise<{ plan: TunnelPlan; config: Config }> {
   const { spec } = request;
   const config = await ports.readConfig();
@@ -86,15 +86,34 @@ export async function planMount(
  */
 export async function planRecordedMount(ports: PlanPorts, state: MountState): Promise<TunnelPlan> {
   const config = await ports.readConfig();
-  const { spec, mountPoint, port } = state;
+  const { spec, mountPoint, port, callerSocket } = state;
   const environment = planEnvironment(state.environment, config);
-  const plan = await completePlan(ports, { spec, mountPoint, environment }, config, state);
+  const plan = await completePlan(ports, { spec, mountPoint, environment, callerSocket }, config, state);
   return port === null ? plan : { ...plan, localPorts: { lower: port, upperExclusive: port + 1 } };
+}
+
+/** The same, but what it reads of files is read at most once. */
+export function readOnce(ports: PlanPorts): PlanPorts {
+  let config: ReturnType<PlanPorts['readConfig']> | null = null;
+  const roots = new Map<string, ReturnType<PlanPorts['readTrustedRoots']>>();
+  return {
+    ...ports,
+    readConfig() {
+      config ??= ports.readConfig();
+      return config;
+    },
+    readTrustedRoots(path, named) {
+      const key = `${named} ${path}`;
+      const reading = roots.get(key) ?? ports.readTrustedRoots(path, named);
+      roots.set(key, reading);
+      return reading;
+    },
+  };
 }
 
 async function completePlan(
   ports: PlanPorts,
-  request: MountRequest,
+  request: MountRequest & { callerSocket: string | null },
   config: Config,
   where: { fileSystemId: string; region: string; dnsName: string },
 ): Promise<TunnelPlan> {

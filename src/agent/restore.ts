@@ -1,5 +1,6 @@
 import { asAgentError } from '../core/errors.ts';
 import type { EventName } from '../core/events.ts';
+import { decideRecorded } from '../core/mount-life.ts';
 import {
   chooseMountState,
   formatMountState,
@@ -22,9 +23,14 @@ export interface RestorerPorts {
   readTables(): Promise<MountEntry[][]>;
   isServed(mountId: string): boolean;
   isServedPort(port: number): boolean;
-  /** Serves a recorded mount, on its port. Errors: `config.*`, `ca-file.unreadable`, `port.taken`. */
-  serve(state: MountState): Promise<void>;
+  /** Whether whoever makes the mount, or its mount.nfs4, is still at work. */
+  findCaller(state: MountState): Promise<boolean>;
+  /** What serves recorded mounts on their ports; files that several of them need are read once. */
+  prepare(): Serve;
 }
+
+/** Errors: `config.*`, `ca-file.unreadable`, `port.taken`. */
+type Serve = (state: MountState, phase: 'mounting' | 'mounted') => Promise<void>;
 
 /** Takes up the mounts of an earlier agent that are recorded. */
 export interface Restorer {
@@ -84,18 +90,28 @@ export function createRestorer(ports: RestorerPorts): Restorer {
     return states;
   }
 
-  async function serve(recorded: readonly MountState[]): Promise<void> {
+  /** @param beingMade those whose callers answered, before the tables are read: what ends afterwards is in them. */
+  async function serveAll(
+    recorded: readonly MountState[],
+    beingMade: ReadonlySet<MountState>,
+  ): Promise<void> {
     const tables = await readTables();
+    const serve = ports.prepare();
     pending = [];
     reserved.clear();
     for (const state of recorded) {
       const { mountId, port } = state;
-      if (tables !== null && !isWanted(state, recorded, tables)) {
+      const fate = decideRecorded({
+        inTables: tables === null ? null : isMounted(state, tables),
+        mayCarryAnother: tables !== null && hasSibling(state, recorded, tables),
+        callerIsThere: beingMade.has(state),
+      });
+      if (fate === 'gone') {
         await attempt('state-file.not-removed', mountId, stateFiles.remove(mountId));
         continue;
       }
       try {
-        await ports.serve(state);
+        await serve(state, fate);
         log('info', 'mount.restored', { tunnel: mountId, fileSystem: state.fileSystemId, port });
       } catch (error) {
         const { code, message } = asAgentError(error);
@@ -111,22 +127,24 @@ export function createRestorer(ports: RestorerPorts): Restorer {
 
   return {
     async restore() {
-      await serve(await readRecords());
+      const recorded = await readRecords();
+      const beingMade = new Set<MountState>();
+      for (const state of recorded) if (await ports.findCaller(state)) beingMade.add(state);
+      await serveAll(recorded, beingMade);
     },
     async retry() {
-      if (pending.length > 0 || reserved.size > 0) await serve(pending);
+      if (pending.length > 0 || reserved.size > 0) await serveAll(pending, new Set());
     },
     isReserved: (port) => reserved.has(port),
   };
 }
 
-/** Whether the kernel has the mount, or another one of its server, which its tunnel may carry. */
-function isWanted(
+/** Whether the kernel has another mount of its server, which its tunnel may carry. */
+function hasSibling(
   state: MountState,
   recorded: readonly MountState[],
   tables: readonly MountEntry[][],
 ): boolean {
-  if (isMounted(state, tables)) return true;
   return (
     state.port !== null && recorded.some((other) => isSameServer(other, state) && isMounted(other, tables))
   );

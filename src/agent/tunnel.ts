@@ -50,6 +50,8 @@ export interface TunnelPlan {
   clientInfo: { source: string; version: string };
   /** One of these becomes the tunnel's. */
   localPorts: { lower: number; upperExclusive: number };
+  /** Name of the socket on which whoever makes the mount is called; null when nobody can be, absent from an older agent. */
+  callerSocket?: string | null;
 }
 
 /** What a tunnel leaves to the same tunnel of the next agent; its listening socket travels beside it. */
@@ -477,7 +479,8 @@ async function joinTunnel(
       };
     },
     bequeath: () => ({
-      plan,
+      // Who has made a mount is not called any more.
+      plan: tunnel.phase === 'mounting' ? plan : { ...plan, callerSocket: null },
       certificate: rotation.current(),
       upstream,
       total: { bytesUp: total.bytesUp + traffic.bytesUp, bytesDown: total.bytesDown + traffic.bytesDown },

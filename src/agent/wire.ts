@@ -10,6 +10,7 @@ import type { Log } from '../core/ports.ts';
 import { version } from '../core/version.ts';
 import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
+import { callCaller, removeCallerSocket, removeForgottenCallerSockets } from '../host/caller-socket.ts';
 import { startChild } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
@@ -169,11 +170,16 @@ export async function wireAgent(
     privateKeyPem,
     renewalMs,
     readMountTables,
+    callers: {
+      call: (name) => callCaller(runtimeDirectory, name),
+      remove: (name) => removeCallerSocket(runtimeDirectory, name),
+    },
     stateFiles: {
       write: (mountId, text) => writeStateFile(runtimeDirectory, mountId, text),
       remove: (mountId) => removeStateFile(runtimeDirectory, mountId),
       read: async () => {
         await removeUnfinishedStateFiles(runtimeDirectory);
+        await removeForgottenCallerSockets(runtimeDirectory, systemClock.nowMs());
         return readStateFiles(runtimeDirectory);
       },
       setAside: (path) => setAsideStateFile(runtimeDirectory, path),

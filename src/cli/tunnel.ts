@@ -70,6 +70,7 @@ async function holdTunnel(spec: MountSpec, verbose: boolean, caller: Caller): Pr
         spec,
         mountPoint: null,
         environment: pickEnvironment(caller.environment),
+        callerSocket: null,
       });
       const tunnel = await receiveAnswer(agent, 'tunnel.ready', caller.limits.silenceMs, progress);
       ready = true;

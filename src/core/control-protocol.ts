@@ -8,7 +8,7 @@ import { type LogLevel, logLevels } from './ports.ts';
  * Messages between a helper or command and the agent over `control.sock`: one JSON object per line.
  *
  * A connection carries one conversation. For a mount it stays open until the kernel has mounted or refused:
- * if it ends before `mount.ended`, the caller died and the agent undoes everything.
+ * if it ends before `mount.ended`, and the caller cannot be called either, it died and the agent undoes everything.
  */
 export const protocolVersion = 1;
 
@@ -51,6 +51,11 @@ export type ClientMessage =
       spec: MountSpec;
       mountPoint: string | null;
       environment: Record<string, string>;
+      /**
+       * Name of a socket in the runtime directory on which the caller listens while it mounts: when this connection breaks,
+       * the agent, or the next one, calls there, and the conversation goes on. Null when it cannot be called.
+       */
+      callerSocket: string | null;
     }
   /** Asks what the agent serves at a mount point where the kernel has an NFS mount, and whether it is this one. */
   | {
@@ -226,6 +231,7 @@ export function parseClientMessage(line: string): ClientMessage {
         spec: checkMountSpec(value['spec']),
         mountPoint: value['mountPoint'] === null ? null : checkAbsolutePath(value['mountPoint']),
         environment: checkEnvironment(value['environment']),
+        callerSocket: checkCallerSocket(value['callerSocket'] ?? null),
       };
     case 'compare':
       return {
@@ -377,6 +383,15 @@ function checkAbsolutePath(value: unknown, name = 'mountPoint'): string {
   const path = checkText(value, name);
   if (!path.startsWith('/') || path.includes('\0')) throw malformed(name);
   return path;
+}
+
+/** Whether a value can be the name of a caller's socket: that of a file, and never a path. */
+export const isCallerSocketName = (value: unknown): value is string =>
+  typeof value === 'string' && /^[0-9a-f]{16}$/.test(value);
+
+function checkCallerSocket(value: unknown): string | null {
+  if (value !== null && !isCallerSocketName(value)) throw malformed('callerSocket');
+  return value;
 }
 
 function checkEnvironment(value: unknown): Record<string, string> {

@@ -26,7 +26,7 @@ export type MountEvent =
   | { kind: 'mount-succeeded' }
   /** mount.nfs4 has ended, and says that it failed. */
   | { kind: 'mount-failed'; inTables: MountSight['inTables'] }
-  /** The caller died or hung up; its mount.nfs4 may still be at work. */
+  /** The caller is gone; so is its mount.nfs4, unless it is one that cannot be called. */
   | { kind: 'caller-gone'; inTables: MountSight['inTables']; connections: number }
   | { kind: 'looked'; sight: MountSight };
 
@@ -59,4 +59,26 @@ export function decideMount(phase: MountPhase, event: MountEvent): MountPhase {
       return phase === 'mounted' && isGone ? 'closing' : phase;
     }
   }
+}
+
+/** What an agent sees of a recorded mount of an earlier one. */
+export interface RecordSight {
+  inTables: MountSight['inTables'];
+  /** Another mount of the same server is in the tables: the kernel may use this tunnel for it. */
+  mayCarryAnother: boolean;
+  /** Whoever makes the mount answered a call: that one, or its mount.nfs4, is still at work. */
+  callerIsThere: boolean;
+}
+
+/**
+ * What becomes of a recorded mount. One that is being made is not in the tables yet, and nobody else may get its port: it goes
+ * on to be made.
+ */
+export function decideRecorded({
+  inTables,
+  mayCarryAnother,
+  callerIsThere,
+}: RecordSight): 'mounting' | 'mounted' | 'gone' {
+  if (callerIsThere) return 'mounting';
+  return inTables === false && !mayCarryAnother ? 'gone' : 'mounted';
 }

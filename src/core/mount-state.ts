@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { isCallerSocketName } from './control-protocol.ts';
 import { isFileSystemId, isHostName, isRegionName } from './endpoint.ts';
 import { AgentError } from './errors.ts';
 import { checkMountSpec, type MountSpec } from './mount-spec.ts';
@@ -24,6 +25,8 @@ export interface MountState {
   environment: Record<string, string>;
   /** Epoch milliseconds. */
   createdAtMs: number;
+  /** Name of the socket on which whoever makes the mount is called; null when nobody can be. */
+  callerSocket: string | null;
 }
 
 export type MountStateReading = { kind: 'ok'; state: MountState } | { kind: 'damaged'; reason: string };
@@ -52,7 +55,8 @@ export function parseMountState(text: string): MountStateReading {
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     return { kind: 'damaged', reason: 'the file is not a JSON object' };
-  const fields = json as Record<string, unknown>;
+  // A version that did not call anybody has no name of a socket.
+  const fields: Record<string, unknown> = { callerSocket: null, ...json };
   const wrong = Object.entries({ version: isVersion, ...fieldTests }).find(
     ([name, test]) => !Object.hasOwn(fields, name) || !test(fields[name]),
   );
@@ -169,6 +173,7 @@ const fieldTests: { [K in keyof MountState]: (value: unknown) => boolean } = {
     !Array.isArray(value) &&
     Object.values(value).every((entry) => typeof entry === 'string'),
   createdAtMs: (value) => Number.isFinite(value),
+  callerSocket: (value) => value === null || isCallerSocketName(value),
 };
 
 const fieldNames = Object.keys(fieldTests) as (keyof MountState)[];

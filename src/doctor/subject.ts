@@ -94,7 +94,7 @@ export function createSubject(caller: Caller, places: Places, spec: MountSpec | 
       resolveCanonicalName,
       identities,
     };
-    return (await planMount(ports, { spec, mountPoint: null, environment })).plan;
+    return (await planMount(ports, { spec, mountPoint: null, environment, callerSocket: null })).plan;
   });
   const region = once(async () =>
     spec === null

@@ -21,6 +21,8 @@ export interface AgentConnection {
   receive(timeoutMs: number | null): Promise<AgentMessage>;
   /** Ends the conversation; a tunnel that is not recorded as mounted is undone by the agent. */
   close(): void;
+  /** Aborted as soon as the conversation is over, whoever ended it. */
+  readonly ended: AbortSignal;
 }
 
 /**
@@ -55,9 +57,11 @@ export function connectToAgent(socketPath: string): Promise<AgentConnection | nu
 /** EAGAIN: the agent's backlog is full at this moment; it listens, and trying again is right. */
 const absentCodes = new Set(['ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'EAGAIN']);
 
-function openConversation(socket: Socket): AgentConnection {
+/** Talks to an agent over a connection that is there. */
+export function openConversation(socket: Socket): AgentConnection {
   const split = createLineSplitter(maxAnswerBytes);
   const messages: AgentMessage[] = [];
+  const ended = new AbortController();
   let failure: AgentError | null = null;
   let wake = () => {};
 
@@ -65,6 +69,7 @@ function openConversation(socket: Socket): AgentConnection {
     failure ??= error;
     socket.destroy();
     wake();
+    ended.abort();
   };
   socket.on('data', (chunk) => {
     try {
@@ -102,6 +107,7 @@ function openConversation(socket: Socket): AgentConnection {
       return message;
     },
     close: () => end(unreachable('the conversation with the agent was ended here')),
+    ended: ended.signal,
   };
 }
 

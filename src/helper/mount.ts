@@ -6,6 +6,7 @@ import { findNfsMounts, findTunnelMounts, parseMountInfo } from '../core/mountin
 import { planNfsOptions } from '../core/nfs-options.ts';
 import { readOwnMountTable, resolveDirectory } from '../host/own-mounts.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
+import { type AgentCalls, listenForAgents } from './agent-calls.ts';
 import type { Caller } from './caller.ts';
 import type { AgentConnection } from './control-client.ts';
 import { converse, receiveAnswer, throwIfInterrupted } from './conversation.ts';
@@ -63,6 +64,7 @@ async function mountAnew(
   const agent = await openAgent(caller);
   const progress = createProgress(request.verbose, caller);
   const startMs = performance.now();
+  const calls = request.fake ? null : await listenForAgents(agent, caller);
   try {
     await converse(agent, caller, async () => {
       agent.send({
@@ -71,6 +73,7 @@ async function mountAnew(
         spec,
         mountPoint,
         environment: pickEnvironment(caller.environment),
+        callerSocket: calls?.name ?? null,
       });
       const tunnel = await receiveAnswer(agent, 'tunnel.ready', caller.limits.silenceMs, progress);
       // Everything but the mount: hanging up undoes it.
@@ -79,11 +82,13 @@ async function mountAnew(
         const which = number === 1 ? '' : `, attempt ${number} of ${tunnel.retry.attempts}`;
         progress.show(`mounting${which}`, performance.now() - startMs);
       };
-      await mountThroughTunnel({ request, spec, mountPoint, program, tunnel, agent, showAttempt }, caller);
+      const attempt = { request, spec, mountPoint, program, tunnel, agent, calls, showAttempt };
+      await mountThroughTunnel(attempt, caller);
       if (tunnel.readAhead) setReadAhead(spec, mountPoint, request.verbose, caller);
       progress.show('mounted', performance.now() - startMs);
     });
   } finally {
+    calls?.close();
     progress.end();
   }
 }
@@ -133,20 +138,48 @@ interface Attempt {
   program: string;
   tunnel: ReadyTunnel;
   agent: AgentConnection;
+  /** Null when no later agent can call. */
+  calls: AgentCalls | null;
   showAttempt(number: number): void;
 }
 
 /** Runs mount.nfs4, tells the agent how it ended, and waits until the agent has recorded or undone the mount. */
 async function mountThroughTunnel(attempt: Attempt, caller: Caller): Promise<void> {
-  const { agent } = attempt;
   const outcome = await runAttempts(attempt, caller);
   if (outcome.status !== 0) caller.writeError(asLines(outcome.stderr));
   try {
-    agent.send({ kind: 'mount.ended', status: outcome.status, stderr: outcome.stderr });
-    await receiveAnswer(agent, 'mounted', caller.limits.silenceMs);
+    await reportEnd(attempt, outcome, caller);
   } catch (thrown) {
     if (outcome.status === 0) await undoMount(attempt, caller);
     throw explainsMore.includes(asAgentError(thrown).code) ? thrown : (outcome.error ?? thrown);
+  }
+}
+
+/**
+ * Tells the agent how mount.nfs4 ended, and waits for its answer; when it died, the next one, which has the tunnel by then, is
+ * told of a success. A failure needs no answer: what we do not hold open any more is undone.
+ *
+ * Errors: those of the agent; `agent.unreachable` when there is none in time.
+ */
+async function reportEnd(
+  { agent, calls }: Attempt,
+  { status, stderr }: Outcome,
+  { limits }: Caller,
+): Promise<void> {
+  const endMs = performance.now() + limits.silenceMs;
+  let current = calls?.latest() ?? agent;
+  for (;;) {
+    try {
+      current.send({ kind: 'mount.ended', status, stderr });
+      await receiveAnswer(current, 'mounted', limits.silenceMs);
+      return;
+    } catch (thrown) {
+      const mayGoOn =
+        status === 0 && asAgentError(thrown).code === 'agent.unreachable' && performance.now() < endMs;
+      const next = mayGoOn ? await calls?.next(limits.agentStartMs) : null;
+      if (next == null) throw thrown;
+      current = next;
+    }
   }
 }
 
@@ -161,7 +194,7 @@ interface Outcome {
 }
 
 async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
-  const { request, spec, mountPoint, program, tunnel } = attempt;
+  const { request, spec, mountPoint, program, tunnel, calls } = attempt;
   const args = [
     `${tunnel.server}:${spec.path}`,
     mountPoint,
@@ -173,7 +206,7 @@ async function runAttempts(attempt: Attempt, caller: Caller): Promise<Outcome> {
   for (let number = 1; ; number += 1) {
     attempt.showAttempt(number);
     const timeoutMs = planAttemptMs(number, tunnel.retry, caller.limits.lastAttemptMs);
-    const result = await runMountProgram(program, args, timeoutMs, caller);
+    const result = await runMountProgram(program, args, timeoutMs, caller, calls?.descriptors);
     if (request.verbose) caller.writeError(asLines(result.stdout));
     if (result.end.kind !== 'exited' && isMounted(attempt, caller)) {
       // The kernel had mounted before the signal came.

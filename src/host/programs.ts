@@ -1,7 +1,8 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { accessSync, constants as files, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isAbsolute, join } from 'node:path';
+import type { Readable } from 'node:stream';
 
 /** Where system programs are when PATH does not name their directory. */
 const systemDirectories = ['/sbin', '/usr/sbin', '/usr/local/sbin', '/bin', '/usr/bin'];
@@ -51,10 +52,15 @@ export function runProgram(
     timeoutMs: number | null;
     signal?: AbortSignal;
     environment: Readonly<Record<string, string | undefined>>;
+    /** Descriptors of ours that it gets, from 3 on. */
+    descriptors?: readonly number[];
   },
 ): Promise<ProgramResult> {
   return new Promise((resolve, reject) => {
-    const child = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...limits.environment } });
+    const child = spawn(file, args, {
+      stdio: ['ignore', 'pipe', 'pipe', ...(limits.descriptors ?? [])],
+      env: { ...limits.environment },
+    }) as ChildProcessByStdio<null, Readable, Readable>;
     const stdout = collect(child.stdout);
     const stderr = collect(child.stderr);
     const timers: NodeJS.Timeout[] = [];

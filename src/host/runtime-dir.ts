@@ -37,8 +37,14 @@ export function workerSocketPath(directory: string): string {
   return join(directory, 'workers.sock');
 }
 
+/** Where callers that mount listen for an agent that calls them. */
+export function callerSocketPath(directory: string, name: string): string {
+  return join(directory, 'callers', name);
+}
+
 /**
- * Makes the runtime directory (0755, so that each socket's own mode decides) and the directories of the state files (0700).
+ * Makes the runtime directory (0755, so that each socket's own mode decides) and the directories of the state files and of the
+ * callers' sockets (0700).
  *
  * Errors: `runtime-dir.unusable`.
  */
@@ -49,7 +55,7 @@ export async function createRuntimeDir(directory: string): Promise<void> {
     for (let made = directory; first !== undefined && made.startsWith(first); made = dirname(made))
       await fs.chmod(made, 0o755);
     await claimDirectory(directory, 0o022);
-    for (const place of stateDirs(directory)) {
+    for (const place of [...stateDirs(directory), callerSocketPath(directory, '')]) {
       await fs.mkdir(place, { recursive: true, mode: 0o700 });
       await claimDirectory(place, 0o077);
     }

@@ -34,10 +34,14 @@ const lineBytes = 320;
 const thisProcess = { ...createCaller('mount.efs') };
 let stage: AgentStage;
 let tableFile = '';
+const undo: (() => Promise<unknown>)[] = [];
 beforeEach(() => {
   stage = openAgentStage([firstPort, lastPort]);
 });
-afterEach(() => stage.close());
+afterEach(async () => {
+  for (const step of undo.splice(0)) await step();
+  await stage.close();
+});
 
 test.skipIf(!canUnshare)(
   `${cycles} mounts and unmounts, ${lanes} at a time, leave no descriptor, process, port or file behind`,
@@ -70,56 +74,82 @@ test.skipIf(!canUnshare)(
   },
 );
 
-// Only when it is asked for: a mount that is being made in the instant in which the agent is killed may lose its tunnel.
-if (process.env['EFS_AGENT_CYCLES'] !== undefined)
-  test.skipIf(!canUnshare)(
-    `${crowd} mounts of ${accessPoints} access points at once, while worker and agent are killed: no byte from another one, nothing left`,
-    { timeout },
-    async () => {
-      let { agent } = await setUp(crowd);
-      let isOver = false;
-      const killed = { worker: 0, agent: 0 };
-      const workersSeen = new Set<number>();
-      const killer = (async () => {
-        while (!isOver && killed.worker + killed.agent < kills) {
-          await wait(200 + Math.random() * 400);
-          for (const pid of workersOf(agent)) workersSeen.add(pid);
-          if (Math.random() < 0.5) {
-            const [worker] = workersOf(agent);
-            if (worker === undefined) continue;
-            process.kill(worker, 'SIGKILL');
-            killed.worker += 1;
-          } else {
-            agent.child.kill('SIGKILL');
-            await agent.ended;
-            killed.agent += 1;
-            agent = await stage.startAgent();
-          }
-        }
-      })();
+test.skipIf(!canUnshare)(
+  `${crowd} mounts of ${accessPoints} access points at once, while worker and agent are killed: no byte from another one, nothing left`,
+  { timeout },
+  async () => {
+    const killer = startKiller((await setUp(crowd)).agent);
 
-      const answers = await Promise.all(
-        Array.from({ length: crowd }, async (_, index) => {
-          const expected = accessPointOf(index % accessPoints);
-          await mount(index, expected);
-          const heard = await askPatiently(index, 3);
-          await unmount(index);
-          return heard.filter((answer) => answer !== expected);
-        }),
-      );
-      isOver = true;
-      await killer;
+    const answers = await Promise.all(
+      Array.from({ length: crowd }, async (_, index) => {
+        const expected = accessPointOf(index % accessPoints);
+        await mount(index, expected);
+        const heard = await askPatiently(index, 3);
+        await unmount(index);
+        return heard.filter((answer) => answer !== expected);
+      }),
+    );
+    const { killed, agent, workers } = await killer.stop();
 
-      expect(answers.flat()).toEqual([]);
-      expect(killed.worker + killed.agent).toBeGreaterThan(0);
-      await settled();
-      expect(recordsLeft()).toEqual([]);
-      expect(listeners()).toEqual([]);
-      const [worker] = workersOf(agent);
-      workersSeen.delete(worker!);
-      await expect.poll(() => [...workersSeen].filter(isWorker), { timeout: 60_000 }).toEqual([]);
+    expect(answers.flat()).toEqual([]);
+    expect(killed).toBeGreaterThan(0);
+    await settled();
+    expect(recordsLeft()).toEqual([]);
+    expect(listeners()).toEqual([]);
+    const inCharge = workersOf(agent);
+    await expect
+      .poll(() => workers.filter((pid) => isWorker(pid) && !inCharge.includes(pid)), { timeout: 60_000 })
+      .toEqual([]);
+  },
+);
+
+interface Killer {
+  /** How many it has killed, the agent that is there now, and every worker that it has seen. */
+  stop(): Promise<{ killed: number; agent: Running; workers: number[] }>;
+}
+
+/** Kills worker or agent now and then, and starts the next agent. */
+function startKiller(first: Running): Killer {
+  const over = new AbortController();
+  let agent = first;
+  let killed = 0;
+  const workers = new Set<number>();
+  const killing = (async () => {
+    while (killed < kills) {
+      await wait(200 + Math.random() * 400, undefined, { signal: over.signal }).catch(() => {});
+      if (over.signal.aborted) return;
+      const now = workersOf(agent);
+      for (const pid of now) workers.add(pid);
+      if (Math.random() < 0.5) {
+        for (const pid of now.slice(0, 1)) killed += killIfThere(pid);
+      } else {
+        agent.child.kill('SIGKILL');
+        await agent.ended;
+        killed += 1;
+        agent = await stage.startAgent();
+      }
+    }
+  })();
+  const killer = {
+    async stop() {
+      over.abort();
+      await killing;
+      return { killed, agent, workers: [...workers] };
     },
-  );
+  };
+  undo.push(() => killer.stop());
+  return killer;
+}
+
+/** 1 if the process was there. */
+function killIfThere(pid: number): number {
+  try {
+    process.kill(pid, 'SIGKILL');
+    return 1;
+  } catch {
+    return 0;
+  }
+}
 
 /** A mount target that says through which access point its client came, and an agent that sees the mounts of the table. */
 async function setUp(slots: number): Promise<{ agent: Running }> {
@@ -131,6 +161,7 @@ async function setUp(slots: number): Promise<{ agent: Running }> {
     writeLine(slot, '36 25 0:55 / /none rw,relatime shared:1 - none none rw,');
   }
   stage.standIn('mount.nfs4', mountScript);
+  stage.standIn('umount', umountScript);
   return { agent: await stage.startAgent() };
 }
 
@@ -142,6 +173,13 @@ const mountScript = `exec bash -c '
   line="36 25 0:55 / $2 rw,relatime shared:1 - nfs4 $1 rw,vers=4.1,port=$port,addr=127.0.0.1,pad="
   printf "%s%0*d\\n" "$line" $((${lineBytes} - 1 - ${'$'}{#line})) 0 |
     dd of="${'$'}{0%/*}/../mountinfo" bs=${lineBytes} seek="${'$'}{2##*/}" conv=notrunc status=none
+' "$0" "$@"`;
+
+/** The helper takes a mount away again whose agent never came back. */
+const umountScript = `exec bash -c '
+  for place; do :; done
+  printf "%-*s\\n" ${lineBytes - 1} "36 25 0:55 / /none rw,relatime shared:1 - none none rw" |
+    dd of="${'$'}{0%/*}/../mountinfo" bs=${lineBytes} seek="${'$'}{place##*/}" conv=notrunc status=none
 ' "$0" "$@"`;
 
 function answerWithAccessPoint(socket: TLSSocket): void {
@@ -275,7 +313,7 @@ async function settled(): Promise<void> {
 }
 
 function recordsLeft(): string[] {
-  return ['mounts', 'mounts.copy'].flatMap((place) => readdirSync(join(stage.runtimeDir, place)));
+  return ['mounts', 'mounts.copy', 'callers'].flatMap((place) => readdirSync(join(stage.runtimeDir, place)));
 }
 
 function countLeftovers(agent: number, worker: number) {

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import {
@@ -116,23 +116,28 @@ test('after a mount that is not IAM, only agent and worker run', async () => {
   expect(children).toEqual([expect.stringMatching(/\/worker\.cjs$/)]);
 });
 
-test('a caller that is killed during the mount leaves no tunnel and no state', async () => {
+test('a caller that is killed during the mount, with its mount.nfs4, leaves no tunnel and no state', async () => {
   await stage.startTarget();
   await stage.startAgent();
-  stage.standIn('mount.nfs4', `echo started > ${stage.directory}/started; exec sleep 60`);
+  stage.standIn('mount.nfs4', `echo $$ > ${stage.directory}/started; exec sleep 60`);
   const caller = stage.start(join(stage.directory, 'mount.efs'), [
     fileSystemId,
     stage.mountPoint,
     '-o',
     `tls,${direct}`,
   ]);
-  await waitFor(() => readdirSync(stage.directory).includes('started'), 'mount.nfs4 to start', caller);
+  const started = join(stage.directory, 'started');
+  await waitFor(
+    () => existsSync(started) && readFileSync(started, 'utf8') !== '',
+    'mount.nfs4 to start',
+    caller,
+  );
 
   caller.child.kill('SIGKILL');
+  process.kill(Number(readFileSync(join(stage.directory, 'started'), 'utf8')), 'SIGKILL');
 
   await expect.poll(async () => (await stage.status()).mounts, { timeout: 10_000 }).toEqual([]);
   expect(stage.stateFiles()).toEqual([]);
-  execFileSync('pkill', ['-f', `sleep 60`]);
 });
 
 test('a hundred mounts and unmounts leave no descriptor, process, port or file behind', {

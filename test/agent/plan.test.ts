@@ -53,7 +53,8 @@ function planOf(options: string, changes: Partial<World> = {}, device = 'fs-0123
     },
   };
   const spec = parseMountSpec(device, parseOptions(options));
-  return planMount(ports, { spec, mountPoint: '/mnt', environment: world.environment }).then(
+  const { environment } = world;
+  return planMount(ports, { spec, mountPoint: '/mnt', environment, callerSocket: null }).then(
     ({ plan }) => plan,
   );
 }

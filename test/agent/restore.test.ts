@@ -18,6 +18,7 @@ function recorded(port: number): MountState {
     spec: parseMountSpec('fs-0123456789abcdef0', parseOptions('tls')),
     environment: {},
     createdAtMs: 0,
+    callerSocket: null,
   };
 }
 
@@ -30,6 +31,9 @@ function createSurroundings(states: MountState[], table: string) {
     table: table as string | null,
     records: new Map(states.map((state) => [state.mountId, formatMountState(state)])),
     served: [] as number[],
+    /** Those whose mount.nfs4 is still at work. */
+    beingMade: new Set<number>(),
+    phases: [] as string[],
     failing: new Set<number>(),
     events: [] as string[],
     diskTakes: true,
@@ -55,10 +59,14 @@ function createSurroundings(states: MountState[], table: string) {
     },
     isServed: (mountId) => there.served.some((port) => mountId.endsWith(`.${port}`)),
     isServedPort: (port) => there.served.includes(port),
-    async serve({ port }) {
-      if (there.failing.has(port!)) throw new AgentError('port.taken', 'taken');
-      there.served.push(port!);
-    },
+    findCaller: async ({ port }) => there.beingMade.has(port!),
+    prepare:
+      () =>
+      async ({ port }, phase) => {
+        if (there.failing.has(port!)) throw new AgentError('port.taken', 'taken');
+        there.served.push(port!);
+        there.phases.push(phase);
+      },
   };
   return { there, restorer: createRestorer(ports) };
 }
@@ -90,6 +98,30 @@ test('a mount that was unmounted meanwhile is not tried again, and its record go
   expect(there.served).toEqual([]);
   expect([...there.records]).toEqual([]);
   expect(restorer.isReserved(1)).toBe(false);
+});
+
+test('a mount whose mount.nfs4 is still at work is served although no mount table has it', async () => {
+  const { there, restorer } = createSurroundings([recorded(1), recorded(2)], '');
+  there.beingMade.add(1);
+
+  await restorer.restore();
+
+  expect(there.served).toEqual([1]);
+  expect(there.phases).toEqual(['mounting']);
+  expect([...there.records.keys()]).toEqual([recorded(1).mountId]);
+});
+
+test('a mount that comes to be between the question to its caller and the look at the tables is served', async () => {
+  const { there, restorer } = createSurroundings([recorded(1), recorded(2)], '');
+  const { has } = there.beingMade;
+  there.beingMade.has = (port) => {
+    there.table = mountedOn(1);
+    return has.call(there.beingMade, port);
+  };
+
+  await restorer.restore();
+
+  expect(there.served).toEqual([1, 2]);
 });
 
 test('when the mount tables cannot be read, no recorded mount counts as gone', async () => {

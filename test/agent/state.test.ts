@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } fro
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage, type Running } from '../support/agent-stage.ts';
-import { openEcho } from '../support/echo.ts';
+import { askOnce, openEcho } from '../support/echo.ts';
 import { canUnshare, type MountTable, succeeds } from '../support/mount-table.ts';
 
 const options = ['-o', 'tls,mounttargetip=127.0.0.1'];
@@ -27,7 +27,7 @@ test.skipIf(!canUnshare).each(['mounts', 'mounts.copy'])(
 
     const next = await stage.startAgent();
 
-    expect(await askEcho(port)).toBe('still there');
+    expect(await askOnce(port, 'still there')).toBe('still there');
     expect((await stage.status()).mounts).toMatchObject([{ mountPoint: stage.mountPoint, port }]);
     expect(next.stderr()).toContain('state-file.damaged');
     expect(readFileSync(`${file}.damaged`).length).toBe(100);
@@ -87,7 +87,7 @@ test.for([
     const answer = await open.ask('goes on');
     const takeover = await stage.efsAgent('agent', '--takeover');
     await agent.ended;
-    const afterTakeover = await askEcho(port);
+    const afterTakeover = await askOnce(port, 'still there');
     disk.mend();
     const mounted = await stage.mountEfs(fileSystemId, other, ...options);
 
@@ -119,15 +119,6 @@ async function restartAgent(agent: Running): Promise<void> {
   agent.child.kill('SIGTERM');
   await agent.ended;
   await stage.startAgent();
-}
-
-async function askEcho(port: number): Promise<string> {
-  const echo = await openEcho(port);
-  try {
-    return await echo.ask('still there');
-  } finally {
-    echo.close();
-  }
 }
 
 function recordsIn(place: string): string[] {

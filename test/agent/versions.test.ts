@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage } from '../support/agent-stage.ts';
 import { buildNextVersion, removeBundle } from '../support/bundle.ts';
-import { openEcho, startProbe } from '../support/echo.ts';
+import { askOnce, startProbe } from '../support/echo.ts';
 import { canUnshare } from '../support/mount-table.ts';
 
 const nextVersion = '99.0.0';
@@ -34,11 +34,11 @@ test.skipIf(!canUnshare)(
     const upgrade = await takeOver(nextAgent);
     await first.ended;
     const upgraded = await stage.settledStatus();
-    const throughNext = await ask(port, 'through the next version');
+    const throughNext = await askOnce(port, 'through the next version');
     const downgrade = await takeOver(thisAgent);
     await expect.poll(async () => (await stage.status()).version).toBe(version);
     const downgraded = await stage.settledStatus();
-    const throughThis = await ask(port, 'and back');
+    const throughThis = await askOnce(port, 'and back');
     const failures = await probe.stop();
 
     expect(upgrade).toMatchObject({ kind: 'taken-over', pid: upgraded.pid });
@@ -69,19 +69,10 @@ test.skipIf(!canUnshare)(
     const restored = await stage.status();
     expect(restored.version).not.toBe(nextVersion);
     expect(restored.mounts).toMatchObject([{ mountPoint: stage.mountPoint, port: mounts[0]!.port }]);
-    expect(await ask(mounts[0]!.port!, 'still there')).toBe('still there');
+    expect(await askOnce(mounts[0]!.port!, 'still there')).toBe('still there');
   },
   120_000,
 );
-
-async function ask(port: number, text: string): Promise<string> {
-  const echo = await openEcho(port);
-  try {
-    return await echo.ask(text);
-  } finally {
-    echo.close();
-  }
-}
 
 /** As `efs-agent agent --takeover` of that version asks. */
 async function takeOver(program: string): Promise<unknown> {

@@ -175,6 +175,7 @@ function recordOf(mountPoint: string, port: number): string {
     spec: parseMountSpec(fileSystemId, parseOptions('tls,iam')),
     environment: {},
     createdAtMs: 0,
+    callerSocket: null,
   });
 }
 

@@ -32,6 +32,7 @@ const anyMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
     spec: fc.constant(spec),
     mountPoint: fc.option(path),
     environment,
+    callerSocket: fc.constantFrom(null, '0123456789abcdef'),
   }),
   fc.record({
     kind: fc.constant('mount.ended' as const),
@@ -183,4 +184,23 @@ test('only the named variables of the caller travel with a request', () => {
 
 test('an empty variable counts as unset', () => {
   expect(pickEnvironment({ AWS_PROFILE: '', AWS_REGION: 'eu-west-1' })).toEqual({ AWS_REGION: 'eu-west-1' });
+});
+
+test.each(['../control.sock', 'abc', '', 7])('a caller cannot be called at %j', (callerSocket) => {
+  const line = JSON.stringify({
+    kind: 'tunnel.open',
+    version: 1,
+    spec,
+    mountPoint: '/mnt',
+    environment: {},
+    callerSocket,
+  });
+
+  expect(codeOf(() => parseClientMessage(line))).toBe('agent.protocol');
+});
+
+test('a helper of a version that cannot be called is understood', () => {
+  const line = JSON.stringify({ kind: 'tunnel.open', version: 1, spec, mountPoint: '/mnt', environment: {} });
+
+  expect(parseClientMessage(line)).toMatchObject({ kind: 'tunnel.open', callerSocket: null });
 });

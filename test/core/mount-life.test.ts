@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { decideMount, type MountEvent, type MountPhase } from '../../src/core/mount-life.ts';
+import { decideMount, decideRecorded, type MountEvent, type MountPhase } from '../../src/core/mount-life.ts';
 
 /**
  * A mount with a kernel, a mount.nfs4 and a caller around it, which do whatever they like as far as real ones could: the
@@ -118,6 +118,93 @@ test('whatever happens, a mount that is gone gives its port back at the next loo
       expect(world.phase).toBe('closing');
     }),
     { numRuns: 3_000 },
+  );
+});
+
+/** The same, with a caller that can be called, and agents that die and are followed by others. */
+class WorldOfAgents extends World {
+  agentIsUp = true;
+
+  override get listens(): boolean {
+    return this.agentIsUp && super.listens;
+  }
+
+  override feed(event: MountEvent): void {
+    if (this.agentIsUp) super.feed(event);
+  }
+
+  /** The agent calls until neither the caller nor its mount.nfs4 answers. */
+  override goneCaller(): void {
+    this.callerIsThere = false;
+    this.callIsInVain();
+  }
+
+  callIsInVain(): void {
+    if (this.callerIsThere || this.program === 'running') return;
+    this.feed({ kind: 'caller-gone', inTables: this.look(), connections: this.connections });
+  }
+
+  /** Its connections are a worker's. */
+  agentDies(): void {
+    this.agentIsUp = false;
+  }
+
+  nextAgent(mayCarryAnother: boolean): void {
+    if (this.agentIsUp) return;
+    this.agentIsUp = true;
+    const isRecorded = this.phase === 'mounting' || this.phase === 'mounted';
+    const callerIsThere = this.callerIsThere || this.program === 'running';
+    const fate = decideRecorded({ inTables: this.look(), mayCarryAnother, callerIsThere });
+    this.phase = !isRecorded || fate === 'gone' ? 'closing' : fate;
+  }
+}
+
+const stepsOfAgents = {
+  ...steps,
+  'the agent dies': (world: WorldOfAgents) => world.agentDies(),
+  'the next agent starts': (world: WorldOfAgents) => world.nextAgent(false),
+  'the next agent starts while another mount is there': (world: WorldOfAgents) => world.nextAgent(true),
+  'a call is in vain': (world: WorldOfAgents) => world.callIsInVain(),
+  'mount.nfs4 is tried again': (world: WorldOfAgents) => {
+    if (world.callerIsThere && world.program === 'ended' && !world.kernelHasIt) world.program = 'running';
+  },
+};
+const historyOfAgents = fc.array(
+  fc.constantFrom(...(Object.keys(stepsOfAgents) as (keyof typeof stepsOfAgents)[])),
+  { maxLength: 80 },
+);
+
+test('whichever agent serves it, a mount that the kernel has, or that mount.nfs4 may still make, keeps its port', () => {
+  fc.assert(
+    fc.property(historyOfAgents, (names) => {
+      const world = new WorldOfAgents();
+      for (const name of names) {
+        stepsOfAgents[name](world);
+        if (world.agentIsUp && (world.kernelHasIt || world.program === 'running'))
+          expect(world.listens).toBe(true);
+      }
+    }),
+    { numRuns: 5_000 },
+  );
+});
+
+test('whichever agent serves it, a mount that nobody makes and that is gone gives its port back', () => {
+  fc.assert(
+    fc.property(historyOfAgents, (names) => {
+      const world = new WorldOfAgents();
+      for (const name of names) stepsOfAgents[name](world);
+
+      world.program = 'ended';
+      world.kernelHasIt = false;
+      world.connections = 0;
+      world.tablesAreReadable = true;
+      world.nextAgent(false);
+      world.goneCaller();
+      world.sweep(false);
+
+      expect(world.phase).toBe('closing');
+    }),
+    { numRuns: 5_000 },
   );
 });
 

@@ -29,6 +29,16 @@ export async function openEcho(port: number): Promise<Echo> {
   };
 }
 
+/** What comes back for a text, over a connection of its own. Errors: that of connecting. */
+export async function askOnce(port: number, text: string): Promise<string> {
+  const echo = await openEcho(port);
+  try {
+    return await echo.ask(text);
+  } finally {
+    echo.close();
+  }
+}
+
 /**
  * Connects, says a word and waits for the answer, over and over; counts what went wrong. The last connection
  * stays until the next one is there: a mount that the kernel does not know lives by its connections.
