@@ -2,16 +2,20 @@ import type { Clock } from '../core/ports.ts';
 
 /** Lets only a few jobs be in their first moments at once. */
 export interface Turns {
-  /**
-   * Calls `begin` as soon as there is room, at once if there is now. The function returned is for the end of the job,
-   * or for one that is not wanted any more: it makes room, and what has not begun then never does.
-   */
-  take(begin: () => void): () => void;
+  /** Calls `begin` as soon as there is room, at once if there is now. */
+  take(begin: () => void): Turn;
+}
+
+export interface Turn {
+  /** The job has come so far that it may hold its place for so long from now. */
+  extend(forMs: number): void;
+  /** At the end of the job, or when it is not wanted any more: makes room, and what has not begun then never does. */
+  leave(): void;
 }
 
 /**
- * At most `atOnce` jobs hold a place; one that goes on for longer than `turnMs` keeps going, and its place is the next
- * one's: what hangs delays nobody for long.
+ * At most `atOnce` jobs hold a place; one that goes on for longer than `turnMs`, or than it was given, keeps going, and
+ * its place is the next one's: what hangs delays nobody for long.
  *
  * Units: milliseconds.
  */
@@ -29,23 +33,30 @@ export function createTurns(clock: Clock, atOnce: number, turnMs: number): Turns
 
   return {
     take(begin) {
-      let leave = () => {};
+      /** Null: it has no place yet, or not any more. */
+      let timer: { cancel(): void } | null = null;
+      const leave = () => {
+        waiting.delete(start);
+        if (timer === null) return;
+        timer.cancel();
+        timer = null;
+        places += 1;
+        next();
+      };
       const start = () => {
         places -= 1;
-        const timer = clock.schedule(turnMs, () => leave());
-        leave = () => {
-          timer.cancel();
-          leave = () => {};
-          places += 1;
-          next();
-        };
+        timer = clock.schedule(turnMs, leave);
         begin();
       };
       waiting.add(start);
       next();
-      return () => {
-        waiting.delete(start);
-        leave();
+      return {
+        extend(forMs) {
+          if (timer === null) return;
+          timer.cancel();
+          timer = clock.schedule(forMs, leave);
+        },
+        leave,
       };
     },
   };

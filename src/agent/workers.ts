@@ -17,14 +17,16 @@ import type {
   UpstreamFacts,
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
-import { createTurns } from './turns.ts';
+import { createTurns, type Turn } from './turns.ts';
 
 /**
- * How many mount targets a worker greets at once: a TLS handshake is all computing, and while a worker computes for
- * thirty it does not answer for its pulse. One that takes longer than a second is mostly waiting.
+ * How many mount targets a worker greets at once: a TLS handshake is all computing, so that thirty at once are all as slow
+ * as the last one, and while a worker computes for them it does not answer for its pulse. An address that has not even
+ * accepted the connection after a second is waited for, which costs nothing; from there on it is computing.
  */
-const greetedAtOnce = 8;
+const greetedAtOnce = 4;
 const greetingMs = 1_000;
+const handshakeMs = 5_000;
 
 export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
 
@@ -74,8 +76,8 @@ interface Probe {
   resolve(facts: UpstreamFacts): void;
   reject(error: AgentError): void;
   sent: boolean;
-  /** Gives its turn to the next one, or its place in the queue up. */
-  leave(): void;
+  /** Null while no worker is there. */
+  turn: Turn | null;
 }
 
 export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Workers {
@@ -169,7 +171,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   function forget(worker: number): void {
     const lost = new AgentError('tunnel.worker-lost', 'the tunnel worker ended during the mount');
     // Those that wait for their turn wait for the next worker, before they are given the turn of one that is lost.
-    for (const probe of probes.values()) if (!probe.sent) probe.leave();
+    for (const probe of probes.values()) if (!probe.sent) probe.turn?.leave();
     for (const [requestId, probe] of probes) if (probe.sent) endProbe(requestId)?.reject(lost);
     for (const resolve of closing.values()) resolve();
     closing.clear();
@@ -206,7 +208,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
 
   function queueProbe(requestId: number, probe: Probe): void {
     const { tunnelId, endpoints } = probe;
-    probe.leave = turns.take(() => {
+    probe.turn = turns.take(() => {
       probe.sent = true;
       child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });
     });
@@ -215,7 +217,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   function endProbe(requestId: number): Probe | undefined {
     const probe = probes.get(requestId);
     probes.delete(requestId);
-    probe?.leave();
+    probe?.turn?.leave();
     return probe;
   }
 
@@ -233,6 +235,9 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
         for (const tunnel of tunnels.values()) child?.send(tunnel);
         for (const [requestId, probe] of probes) queueProbe(requestId, probe);
         listener.onReady();
+        break;
+      case 'probe.connected':
+        probes.get(message.requestId)?.turn?.extend(handshakeMs);
         break;
       case 'probe.done':
         endProbe(message.requestId)?.resolve(message.upstream);
@@ -294,7 +299,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     probe(tunnelId, endpoints) {
       const requestId = nextRequestId++;
       return new Promise((resolve, reject) => {
-        const probe = { tunnelId, endpoints, resolve, reject, sent: false, leave: () => {} };
+        const probe = { tunnelId, endpoints, resolve, reject, sent: false, turn: null };
         probes.set(requestId, probe);
         if (isUp()) queueProbe(requestId, probe);
       });

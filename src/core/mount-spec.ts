@@ -1,5 +1,5 @@
 import { isFileSystemId, isHostName, isRegionName, isZoneName } from './endpoint.ts';
-import { AgentError } from './errors.ts';
+import { AgentError, type Details } from './errors.ts';
 
 /** One item of a mount option string; `value` is null when there was no `=`. Quotes stay in the value. */
 export interface MountOption {
@@ -127,19 +127,12 @@ const exclusiveOptions = [
  * @param argv the arguments after the program's name.
  */
 export function parseHelperArgv(argv: readonly string[]): HelperInvocation {
-  const words = splitArgv(argv, { flags: 'sfnv', withValue: 'otN' });
+  const words = splitArgv(argv, mountLine);
   if (words.kind !== 'words') return words;
   refuseForeignNamespaceAndType(words);
   const [device, mountPoint, ...rest] = words.operands;
-  if (!device || !mountPoint || rest.length > 0) {
-    throw new AgentError(
-      'usage',
-      `expected a file system and a directory, got ${words.operands.length} operands`,
-      {
-        hint: 'Usage: mount.efs <file system>[:/path] <directory> [-fnsv] [-o <options>]',
-      },
-    );
-  }
+  if (!device || !mountPoint || rest.length > 0)
+    throw misused(mountLine, `expected a file system and a directory, got ${inQuotes(words.operands)}`);
   return {
     kind: 'mount',
     device,
@@ -159,15 +152,12 @@ export function parseHelperArgv(argv: readonly string[]): HelperInvocation {
  * @param argv the arguments after the program's name.
  */
 export function parseUmountArgv(argv: readonly string[]): UmountInvocation {
-  const words = splitArgv(argv, { flags: 'nlfvr', withValue: 'tN' });
+  const words = splitArgv(argv, umountLine);
   if (words.kind !== 'words') return words;
   refuseForeignNamespaceAndType(words);
   const [mountPoint, ...rest] = words.operands;
-  if (!mountPoint || rest.length > 0) {
-    throw new AgentError('usage', `expected one directory, got ${words.operands.length} operands`, {
-      hint: 'Usage: umount.efs <directory> [-flnrv]',
-    });
-  }
+  if (!mountPoint || rest.length > 0)
+    throw misused(umountLine, `expected one directory, got ${inQuotes(words.operands)}`);
   return {
     kind: 'umount',
     mountPoint,
@@ -342,13 +332,39 @@ export function isAddressLiteral(text: string): boolean {
   return isIpv4(text) || isIpv6(text);
 }
 
+/** What a command line may hold. */
+interface CommandLine {
+  flags: string;
+  withValue: string;
+  usage: string;
+}
+
+const mountLine: CommandLine = {
+  flags: 'sfnv',
+  withValue: 'otN',
+  usage: 'mount.efs <file system>[:/path] <directory> [-fnsv] [-o <options>]',
+};
+const umountLine: CommandLine = {
+  flags: 'nlfvr',
+  withValue: 'tN',
+  usage: 'umount.efs <directory> [-flnrv]',
+};
+
+function misused({ usage }: CommandLine, message: string): AgentError {
+  return new AgentError('usage', message, { hint: `Usage: ${usage}` });
+}
+
+function inQuotes(words: readonly string[]): string {
+  return words.length === 0 ? 'nothing' : words.map((word) => JSON.stringify(word)).join(' ');
+}
+
 type Words =
   | { kind: 'help' }
   | { kind: 'version' }
   | { kind: 'words'; operands: string[]; flags: Set<string>; values: { letter: string; value: string }[] };
 
 /** Splits arguments the way getopt(3) does: clustered flags, attached or separate values, `--`. */
-function splitArgv(argv: readonly string[], known: { flags: string; withValue: string }): Words {
+function splitArgv(argv: readonly string[], known: CommandLine): Words {
   const operands: string[] = [];
   const flags = new Set<string>();
   const values: { letter: string; value: string }[] = [];
@@ -362,20 +378,20 @@ function splitArgv(argv: readonly string[], known: { flags: string; withValue: s
     }
     if (word === '--help') help = true;
     else if (word === '--version') version = true;
-    else if (word.startsWith('--')) throw new AgentError('usage', `unknown option ${word}`);
+    else if (word.startsWith('--')) throw misused(known, `unknown option ${word}`);
     else if (!word.startsWith('-') || word === '-') operands.push(word);
     else {
       for (let at = 1; at < word.length; at++) {
         const letter = word[at]!;
         if (known.withValue.includes(letter)) {
           const value = at + 1 < word.length ? word.slice(at + 1) : argv[++i];
-          if (value === undefined) throw new AgentError('usage', `option -${letter} needs a value`);
+          if (value === undefined) throw misused(known, `option -${letter} needs a value`);
           values.push({ letter, value });
           break;
         }
         if (letter === 'h') help = true;
         else if (known.flags.includes(letter)) flags.add(letter);
-        else throw new AgentError('usage', `unknown option -${letter}`);
+        else throw misused(known, `unknown option -${letter}`);
       }
     }
   }
@@ -393,7 +409,9 @@ function refuseForeignNamespaceAndType(words: { values: { letter: string; value:
       });
     }
     if (letter === 't' && value !== 'efs' && !value.startsWith('efs.')) {
-      throw new AgentError('usage', `file system type ${value} is not efs`);
+      throw new AgentError('usage', `file system type ${value} is not efs`, {
+        hint: 'Leave -t out, or write -t efs.',
+      });
     }
   }
 }
@@ -415,8 +433,13 @@ function parseDevice(device: string): { remote: Remote; path: string } {
   const colon = device.indexOf(':');
   const host = colon < 0 ? device : device.slice(0, colon);
   const path = colon < 0 ? '/' : device.slice(colon + 1) || '/';
-  const malformed = (why: string) =>
-    new AgentError('spec.malformed', `${JSON.stringify(device)} ${why}`, { device });
+  const malformed = (why: string, more: Details = {}) =>
+    new AgentError('spec.malformed', `${JSON.stringify(device)} ${why}`, { device, ...more });
+  if (isAddressLiteral(host) || device.startsWith('[')) {
+    throw malformed('is an address, which does not say which file system is meant', {
+      hint: 'Write the file system id, and the address as an option: fs-<hex digits>[:/path] with mounttargetip=<address>.',
+    });
+  }
   if (!isPath(path)) throw malformed('has a path that does not start with / or holds a control character');
   if (isFileSystemId(host)) return { remote: { kind: 'file-system', id: host }, path };
   if (isFileSystemId(host.toLowerCase()))
@@ -440,10 +463,20 @@ function readOwnOptions(given: ReadonlyMap<string, string | null>) {
     const value = given.get(name);
     if (value === undefined) continue;
     if (shape === 'flag' && value !== null) {
-      throw new AgentError('option.malformed', `The "${name}" option takes no value`, { option: name });
+      throw new AgentError(
+        'option.malformed',
+        `The "${name}" option takes no value, and was given "${value}"`,
+        {
+          option: name,
+          hint: `Write ${name} alone, or leave it out: there is no value that switches it off.`,
+        },
+      );
     }
     if (shape === 'value' && unquote(value ?? '') === '') {
-      throw new AgentError('option.malformed', `The "${name}" option needs a value`, { option: name });
+      throw new AgentError('option.malformed', `The "${name}" option needs a value`, {
+        option: name,
+        hint: `Write ${name}=<value>, or leave it out.`,
+      });
     }
   }
   return <T>(name: string, parse: (text: string) => T): T | null => {
@@ -476,6 +509,7 @@ function parseAddress(text: string): string {
   if (isAddressLiteral(address)) return address;
   throw new AgentError('option.malformed', `mounttargetip ${text} is not an IPv4 or IPv6 address`, {
     option: 'mounttargetip',
+    hint: 'Write the address of the mount target, such as mounttargetip=10.0.1.23; a name goes in the place of the file system id.',
   });
 }
 
@@ -505,7 +539,10 @@ function parseRoleArn(arn: string): string {
 
 function parseInteger(option: string, text: string): number {
   if (/^-?[0-9]+$/.test(text)) return Number(text);
-  throw new AgentError('option.malformed', `${option} option ${text} is not an integer`, { option });
+  throw new AgentError('option.malformed', `${option} option ${text} is not an integer`, {
+    option,
+    hint: `Write ${option}=<number>.`,
+  });
 }
 
 function parseTlsPort(text: string): number {
@@ -513,6 +550,7 @@ function parseTlsPort(text: string): number {
   if (isPort(port)) return port;
   throw new AgentError('option.malformed', `tlsport option ${text} is not between 1 and 65535`, {
     option: 'tlsport',
+    hint: 'Leave tlsport out: the agent chooses a free port.',
   });
 }
 

@@ -21,6 +21,8 @@ export function parseWorkerMessage(value: unknown): WorkerToAgent | null {
     case 'ready':
     case 'retired':
       return { kind, pid: readCount(message['pid']) };
+    case 'probe.connected':
+      return { kind, ...readRequest(message) };
     case 'probe.done':
       return { kind, ...readRequest(message), upstream: readUpstream(message['upstream']) };
     case 'probe.failed':

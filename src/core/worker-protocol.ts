@@ -108,6 +108,8 @@ export interface TunnelState extends SessionCounters {
 
 export type WorkerToAgent =
   | { kind: 'ready'; pid: number }
+  /** The mount target has accepted the connection; the TLS handshake begins. */
+  | { kind: 'probe.connected'; tunnelId: string; requestId: number }
   | { kind: 'probe.done'; tunnelId: string; requestId: number; upstream: UpstreamFacts }
   | { kind: 'probe.failed'; tunnelId: string; requestId: number; error: ErrorMessage }
   /** The worker is about to dial again and asks for fresh addresses; it goes on with the old ones if none come. */

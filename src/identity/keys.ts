@@ -43,9 +43,9 @@ export function parseObject(text: string): Record<string, unknown> {
   throw new AgentError('credentials.failed', 'the answer is no JSON object');
 }
 
-/** An error code of a service as it may be shown: a short word, or nothing of it. */
+/** An error code of a service or of Node (`EAI_AGAIN`) as it may be shown: a short word, or nothing of it. */
 export function showCode(code: string): string {
-  return /^[A-Za-z][A-Za-z0-9.]{0,63}$/.test(code) ? code : 'an error';
+  return /^[A-Za-z][A-Za-z0-9._]{0,63}$/.test(code) ? code : 'an error';
 }
 
 function isText(value: unknown): value is string {

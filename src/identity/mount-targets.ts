@@ -206,12 +206,18 @@ function explainRefusal(
   }
   const { code: fault, message } = translateSdkError(thrown, showService(service, place));
   if (fault === 'credentials.rejected') return new AgentError(fault, `${message} to ${action}`, {}, thrown);
-  return new AgentError(
-    'dns.failed',
-    message,
-    { hint: `Check that HTTPS to ${showService(service, place)} is allowed, or add a VPC endpoint for it.` },
-    thrown,
-  );
+  // Where no name resolves at all, what to do about names is the better hint, and comes with the name of the file system.
+  const hint = isUnresolved(thrown)
+    ? {}
+    : {
+        hint: `Check that HTTPS to ${showService(service, place)} is allowed, or add a VPC endpoint for it.`,
+      };
+  return new AgentError('dns.failed', message, hint, thrown);
+}
+
+function isUnresolved(thrown: unknown): boolean {
+  const { syscall } = thrown as { syscall?: unknown };
+  return syscall === 'getaddrinfo';
 }
 
 function nameOf(thrown: unknown): string {

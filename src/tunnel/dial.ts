@@ -75,11 +75,14 @@ export function createTunnelContext(material: TlsMaterial): tls.SecureContext {
 export class Upstream {
   readonly socket: tls.TLSSocket;
   readonly facts: UpstreamFacts;
+  /** What the TLS handshake took. */
+  readonly handshakeMs: number;
   readonly #reader: Reader;
 
-  constructor(socket: tls.TLSSocket, facts: UpstreamFacts, reader: Reader) {
+  constructor(socket: tls.TLSSocket, facts: UpstreamFacts, handshakeMs: number, reader: Reader) {
     this.socket = socket;
     this.facts = facts;
+    this.handshakeMs = handshakeMs;
     this.#reader = reader;
   }
 
@@ -99,9 +102,14 @@ export interface DialRequest {
   endpoints: readonly Endpoint[];
   serverName: string;
   secureContext: tls.SecureContext;
-  /** For everything together; connecting to one address may take half of it, and so may its TLS handshake. */
+  /**
+   * For everything together; connecting to one address may take half of it, and so may its TLS handshake while another
+   * address waits.
+   */
   timeoutMs: number;
   signal: AbortSignal;
+  /** An address has accepted the connection. */
+  connected?: () => void;
 }
 
 /**
@@ -137,7 +145,11 @@ export function dialUpstream(request: DialRequest): Promise<Upstream> {
       const endpoint = waiting.shift();
       if (endpoint === undefined) return;
       const attempt = new Attempt(request, endpoint, {
-        connected: () => clearTimeout(stagger),
+        connected: () => {
+          clearTimeout(stagger);
+          request.connected?.();
+        },
+        isLast: () => waiting.length === 0,
         secured: (upstream) => {
           attempts.delete(attempt);
           finish();
@@ -243,6 +255,8 @@ interface Reader {
 
 interface AttemptEvents {
   connected(): void;
+  /** No other address waits to be tried. */
+  isLast(): boolean;
   secured(upstream: Upstream): void;
   failed(error: AgentError): void;
 }
@@ -300,7 +314,8 @@ class Attempt {
       socket.off('close', onClose);
       // That listener keeps this attempt, for days; errors of the handshake are over.
       this.#certificate = null;
-      events.secured(new Upstream(socket, readFacts(socket, endpoint), reader));
+      const handshakeMs = performance.now() - (this.#connectedMonoMs ?? this.#startedMonoMs);
+      events.secured(new Upstream(socket, readFacts(socket, endpoint), handshakeMs, reader));
     });
     const onError = (error: Error): void => this.#fail(error);
     // A server that says goodbye in the middle of the handshake makes no error of its own.
@@ -330,6 +345,8 @@ class Attempt {
   #allowHalf(): NodeJS.Timeout {
     const halfMs = Math.ceil(this.#request.timeoutMs / 2);
     return setTimeout(() => {
+      // It has answered, and there is nothing better to do than to wait for the rest.
+      if (this.#connectedMonoMs !== null && this.#events.isLast()) return;
       const error = this.silence(halfMs);
       if (!this.#end()) return;
       this.#socket.destroy();

@@ -30,10 +30,15 @@ import { Session } from './session.ts';
 const warmMs = 60_000;
 
 /** Far more than a round trip; a mount target that does not know the call and says nothing costs this once. */
-const bindTimeoutMs = 2_000;
+const shortestBindMs = 2_000;
 /** How long not to bind after a mount target did not know how to; doubles at each further time. */
 const bindPauseTicks = 300;
 const mostBindPauses = 8;
+
+/** Where a handshake took seconds, on a machine that is busy or a mount target that is, an answer may take a few more. */
+function planBindMs({ handshakeMs }: Upstream): number {
+  return Math.max(shortestBindMs, 4 * handshakeMs);
+}
 
 /** Connections that one session may use together. */
 interface Link {
@@ -191,7 +196,9 @@ export class Tunnel {
     const aborting = new AbortController();
     this.#probing.add(aborting);
     try {
-      const link = await this.#open(aborting.signal);
+      const link = await this.#open(aborting.signal, () =>
+        this.#host.report({ kind: 'probe.connected', tunnelId: this.id, requestId }),
+      );
       this.#keepWarm(link);
       const upstream = link.upstreams[0]!.facts;
       this.#host.report({ kind: 'probe.done', tunnelId: this.id, requestId, upstream });
@@ -292,8 +299,8 @@ export class Tunnel {
   }
 
   /** One connection: bound, or unbound when the mount target does not know how to bind or anything about it is unusual. */
-  async #open(signal: AbortSignal): Promise<Link> {
-    const upstream = await this.#dial(signal);
+  async #open(signal: AbortSignal, connected = (): void => {}): Promise<Link> {
+    const upstream = await this.#dial(signal, connected);
     if (this.#host.maxConnections <= 1 || this.#host.nowTick() < this.#bindFromTick)
       return { upstreams: [upstream], binding: null };
     const identity = this.#identities.take();
@@ -326,7 +333,7 @@ export class Tunnel {
   /** Binds in the form that was understood last, or else in the other one. */
   async #bind(upstream: Upstream, identity: ProxyIdentity): Promise<BindReply> {
     for (const form of [this.#bindForm, this.#bindForm === 'current' ? 'former' : 'current'] as const) {
-      const reply = await bindUpstream(upstream, form, identity, bindTimeoutMs);
+      const reply = await bindUpstream(upstream, form, identity, planBindMs(upstream));
       if ('settings' in reply) {
         this.#bindForm = form;
         this.#scaleSettings = reply.settings;
@@ -346,7 +353,7 @@ export class Tunnel {
     const result = await searchConnections({
       open: async (searching) => {
         const upstream = await this.#dial(searching);
-        const reply = await bindUpstream(upstream, this.#bindForm, binding.identity, bindTimeoutMs);
+        const reply = await bindUpstream(upstream, this.#bindForm, binding.identity, planBindMs(upstream));
         if ('settings' in reply) this.#scaleSettings = reply.settings;
         return { upstream, reply };
       },
@@ -379,7 +386,7 @@ export class Tunnel {
     this.#identities.giveBack(binding.identity);
   }
 
-  async #dial(signal: AbortSignal): Promise<Upstream> {
+  async #dial(signal: AbortSignal, connected = (): void => {}): Promise<Upstream> {
     if (this.#secureContext instanceof AgentError) throw this.#secureContext;
     const upstream = await dialUpstream({
       endpoints: orderEndpoints(this.#endpoints, this.#wentSilent),
@@ -387,6 +394,7 @@ export class Tunnel {
       secureContext: this.#secureContext,
       timeoutMs: this.#dialTimeoutMs,
       signal,
+      connected,
     });
     this.#logConnected(upstream.facts);
     return upstream;

@@ -14,37 +14,54 @@ function openTurns(atOnce: number) {
 test('so many jobs begin at once and no more; each that ends lets the next one begin, in their order', () => {
   const { begun, take } = openTurns(2);
 
-  const leave = [1, 2, 3, 4].map(take);
+  const turns = [1, 2, 3, 4].map(take);
   expect(begun).toEqual([1, 2]);
-  leave[1]!();
+  turns[1]!.leave();
   expect(begun).toEqual([1, 2, 3]);
-  leave[1]!();
+  turns[1]!.leave();
   expect(begun).toEqual([1, 2, 3]);
-  leave[0]!();
+  turns[0]!.leave();
   expect(begun).toEqual([1, 2, 3, 4]);
 });
 
 test('jobs that hang give their places up after a second, and make no room twice when they end after all', async () => {
   const { clock, begun, take } = openTurns(2);
-  const leave = [1, 2, 3, 4, 5, 6].map(take);
+  const turns = [1, 2, 3, 4, 5, 6].map(take);
 
   await clock.pass(999);
   expect(begun).toEqual([1, 2]);
   await clock.pass(1);
   expect(begun).toEqual([1, 2, 3, 4]);
-  leave[0]!();
-  leave[1]!();
+  turns[0]!.leave();
+  turns[1]!.leave();
   expect(begun).toEqual([1, 2, 3, 4]);
   await clock.pass(1_000);
   expect(begun).toEqual([1, 2, 3, 4, 5, 6]);
+});
+
+test('a job that is getting on holds its place for as long as it was given, and no longer', async () => {
+  const { clock, begun, take } = openTurns(1);
+  const [first] = [1, 2].map(take);
+
+  await clock.pass(999);
+  first!.extend(5_000);
+  await clock.pass(4_999);
+  expect(begun).toEqual([1]);
+  await clock.pass(1);
+  expect(begun).toEqual([1, 2]);
+  // Its place is another's now.
+  first!.extend(5_000);
+  first!.leave();
+  [3].map(take);
+  expect(begun).toEqual([1, 2]);
 });
 
 test('a job that is not wanted any more before its turn never begins', () => {
   const { begun, take } = openTurns(1);
   const [first, second] = [1, 2, 3].map(take);
 
-  second!();
-  first!();
+  second!.leave();
+  first!.leave();
 
   expect(begun).toEqual([1, 3]);
 });
@@ -68,9 +85,10 @@ test('whatever ends when, every wanted job begins, and never more than allowed a
           if (step.kind === 'take') {
             const job = { begunAtMs: null as number | null, ended: false, leave: () => {} };
             jobs.push(job);
-            job.leave = turns.take(() => {
+            const turn = turns.take(() => {
               job.begunAtMs = clock.monoMs();
             });
+            job.leave = turn.leave;
           } else if (step.kind === 'wait') await clock.pass(step.ms);
           else {
             const job = jobs[step.at];

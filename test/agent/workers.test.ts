@@ -118,28 +118,36 @@ function probe(tunnelId: string): void {
   );
 }
 
-function answer(peer: Peer, tunnelId: string): void {
+function requestOf(peer: Peer, tunnelId: string): { tunnelId: string; requestId: number } {
   const asked = peer.sent.find((message) => message.kind === 'tunnel.probe' && message.tunnelId === tunnelId);
   if (asked?.kind !== 'tunnel.probe') throw new Error(`${tunnelId} was not probed`);
-  peer.say({ kind: 'probe.done', tunnelId, requestId: asked.requestId, upstream });
+  return { tunnelId, requestId: asked.requestId };
 }
 
-test('of thirty mounts at once a worker greets eight mount targets at a time, and every mount is done', async () => {
+function connect(peer: Peer, tunnelId: string): void {
+  peer.say({ kind: 'probe.connected', ...requestOf(peer, tunnelId) });
+}
+
+function answer(peer: Peer, tunnelId: string): void {
+  peer.say({ kind: 'probe.done', ...requestOf(peer, tunnelId), upstream });
+}
+
+test('of thirty mounts at once a worker greets four mount targets at a time, and every mount is done', async () => {
   names(1, 30).forEach(probe);
   const peer = peers[0]!;
   peer.say({ kind: 'ready', pid: 1 });
 
-  expect(peer.probes()).toEqual(names(1, 8));
+  expect(peer.probes()).toEqual(names(1, 4));
   for (let number = 1; number <= 30; number += 1) {
     answer(peer, `tunnel-${number}`);
-    expect(peer.probes()).toEqual(names(1, Math.min(30, number + 8)));
+    expect(peer.probes()).toEqual(names(1, Math.min(30, number + 4)));
   }
 
   await expect.poll(() => [...ends]).toEqual(names(1, 30).map((name) => [name, 'done']));
 });
 
 test('mount targets that are silent hold another one up for a second or two, not for their whole timeout', async () => {
-  names(1, 9).forEach(probe);
+  names(1, 5).forEach(probe);
   probe('answers');
   const peer = peers[0]!;
   peer.say({ kind: 'ready', pid: 1 });
@@ -150,6 +158,29 @@ test('mount targets that are silent hold another one up for a second or two, not
   await expect.poll(() => [...ends]).toEqual([['answers', 'done']]);
 });
 
+test('handshakes that take seconds stay four at a time, and none of them is hurried by those that wait', async () => {
+  names(1, 6).forEach(probe);
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  for (const name of names(1, 4)) connect(peer, name);
+
+  await clock.pass(4_000);
+  expect(peer.probes()).toEqual(names(1, 4));
+  answer(peer, 'tunnel-2');
+  expect(peer.probes()).toEqual(names(1, 5));
+});
+
+test('mount targets that accept and say nothing more hold the next ones up for five seconds', async () => {
+  names(1, 6).forEach(probe);
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  for (const name of names(1, 4)) connect(peer, name);
+
+  await clock.pass(5_000);
+
+  expect(peer.probes()).toEqual(names(1, 6));
+});
+
 test('when the worker dies, those that it greets fail, and those that wait are greeted by the next one', async () => {
   names(1, 20).forEach(probe);
   peers[0]!.say({ kind: 'ready', pid: 1 });
@@ -157,20 +188,20 @@ test('when the worker dies, those that it greets fail, and those that wait are g
   peers[0]!.end();
   peers[1]!.say({ kind: 'ready', pid: 2 });
 
-  await expect.poll(() => [...ends]).toEqual(names(1, 8).map((name) => [name, 'tunnel.worker-lost']));
-  expect(peers[1]!.probes()).toEqual(names(9, 16));
+  await expect.poll(() => [...ends]).toEqual(names(1, 4).map((name) => [name, 'tunnel.worker-lost']));
+  expect(peers[1]!.probes()).toEqual(names(5, 8));
 });
 
 test('a mount that is given up before its turn is not greeted for, and takes nobody’s turn', async () => {
-  names(1, 10).forEach(probe);
+  names(1, 6).forEach(probe);
   const peer = peers[0]!;
   peer.say({ kind: 'ready', pid: 1 });
 
-  void workers.closeTunnel('tunnel-9');
+  void workers.closeTunnel('tunnel-5');
   answer(peer, 'tunnel-1');
 
-  await expect.poll(() => ends.get('tunnel-9')).toBe('interrupted');
-  expect(peer.probes()).toEqual([...names(1, 8), 'tunnel-10']);
+  await expect.poll(() => ends.get('tunnel-5')).toBe('interrupted');
+  expect(peer.probes()).toEqual([...names(1, 4), 'tunnel-6']);
 });
 
 test('a worker that is killed again within a minute is replaced at once, not a second later', async () => {

@@ -331,6 +331,26 @@ test.each([
 });
 
 test.each([
+  ['tls=no', 'Write tls alone, or leave it out'],
+  ['tls,accesspoint', 'Write accesspoint=<value>'],
+  ['tls,verify=x', 'Write verify=<number>'],
+  ['tls,tlsport=70000', 'Leave tlsport out'],
+  ['tls,mounttargetip=name', 'mounttargetip=10.0.1.23'],
+])('what to do about the options "%s" stands in the hint', (options, hint) => {
+  expect(failureOf(() => specOf(options)).details['hint']).toContain(hint);
+});
+
+test.each(['10.0.1.23', '10.0.1.23:/app', '[fd00::6]:/', '[fd00::6]'])(
+  'the address %s in the place of the file system is refused, with the option that takes it',
+  (device) => {
+    const failure = failureOf(() => parseMountSpec(device, parseOptions('tls')));
+
+    expect(failure).toMatchObject({ code: 'spec.malformed' });
+    expect(failure.details['hint']).toContain('mounttargetip=<address>');
+  },
+);
+
+test.each([
   ...['accesspoint', 'region', 'az', 'mounttargetip', 'netns', 'tlsport', 'verify', 'cafile', 'awscredsuri'],
   ...['awsprofile', 'rolearn', 'jwtpath'],
 ])('the option %s without a value is refused by its name', (name) => {

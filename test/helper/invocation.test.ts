@@ -28,9 +28,9 @@ const fs = 'fs-0123456789abcdef0';
 const usage = 'Usage: mount.efs <file system>[:/path] <directory> [-fnsv] [-o <options>]';
 
 test.each([
-  [[], 1, `mount.efs: expected a file system and a directory, got 0 operands [usage]\n  ${usage}\n`],
-  [[fs, '/', '--bogus'], 1, 'mount.efs: unknown option --bogus [usage]\n  Run efs-agent --help.\n'],
-  [[fs, '/', '-o'], 1, 'mount.efs: option -o needs a value [usage]\n  Run efs-agent --help.\n'],
+  [[], 1, `mount.efs: expected a file system and a directory, got nothing [usage]\n  ${usage}\n`],
+  [[fs, '/', '--bogus'], 1, `mount.efs: unknown option --bogus [usage]\n  ${usage}\n`],
+  [[fs, '/', '-o'], 1, `mount.efs: option -o needs a value [usage]\n  ${usage}\n`],
   [
     ['FS-0', '/', '-o', 'tls'],
     1,

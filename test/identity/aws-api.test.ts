@@ -46,6 +46,18 @@ test('each service has its own host and its own variable', () => {
   expect(locateService('STS', { ...place, environment: own })).toBe('https://all');
 });
 
+test.each(['EAI_AGAIN', 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY', 'CERT_HAS_EXPIRED', 'ECONNREFUSED'])(
+  'what kept Node from asking a service is told by its code: %s',
+  (code) => {
+    const error = translateSdkError(Object.assign(new Error('text'), { code }), 'STS at host');
+
+    expect(error).toMatchObject({
+      code: 'credentials.failed',
+      message: `STS at host gave no usable answer (${code})`,
+    });
+  },
+);
+
 test('an error of the SDK is told by its code, never by its text', () => {
   const text = fc.oneof(fc.constant(plantedSecret), fc.string());
   const thrown = fc.record(

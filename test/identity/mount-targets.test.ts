@@ -164,6 +164,18 @@ test.each([
   });
 });
 
+test('where the name of EFS resolves as little as that of the file system, what to do about names is said', async () => {
+  const environment = { AWS_ENDPOINT_URL: 'http://efs.invalid' };
+  const place = { region: 'us-east-1', dnsSuffix: 'amazonaws.com', environment };
+
+  const error = await refusal(
+    readMountTarget({ fileSystemId, keys, source: 'environment', place }, null, first),
+  );
+
+  expect(error.message).toMatch(/^EFS at efs\.invalid gave no usable answer \((?:EAI_AGAIN|ENOTFOUND)\)$/);
+  expect(error.details).toEqual({});
+});
+
 test('an EFS that never answers is given up within about five seconds', async () => {
   const place = {
     region: 'us-east-1',

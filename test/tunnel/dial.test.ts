@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
-import { createServer, type Server } from 'node:net';
+import { connect, createServer, type Server } from 'node:net';
 import type { TlsOptions } from 'node:tls';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
@@ -173,6 +173,59 @@ test('a server that accepts and says nothing is given up within the time limit',
   expect(performance.now() - startedMs).toBeLessThan(1_000);
   expect(error.message).toContain('TLS handshake');
   expect(error.message).toContain('ms');
+});
+
+/** Accepts, and begins to speak TLS so much later. */
+async function openLate(delayMs: number): Promise<Endpoint> {
+  const peer = await open(certificate, {});
+  const server = await listen((socket) => {
+    setTimeout(() => {
+      const onward = connect(peer.port, '127.0.0.1');
+      onward.on('error', () => {});
+      socket.pipe(onward).pipe(socket);
+    }, delayMs);
+  });
+  return endpointOf(server);
+}
+
+test('a mount target that accepts and is slow with the handshake has the whole time limit when there is no other', async () => {
+  const endpoint = await openLate(4_200);
+
+  const upstream = await dial([endpoint], undefined, 8_000);
+
+  expect(upstream.facts.port).toBe(endpoint.port);
+  expect(upstream.handshakeMs).toBeGreaterThan(4_000);
+  upstream.socket.destroy();
+});
+
+test('where another address waits, a slow handshake has half of the time limit', async () => {
+  const peer = await open(certificate, {});
+  const endpoint = await openLate(60_000);
+
+  const upstream = await dial([endpoint, peer.endpoint], undefined, 6_000);
+
+  expect(upstream.facts.port).toBe(peer.port);
+  upstream.socket.destroy();
+});
+
+test('whoever dials hears of a connection before its handshake is over', async () => {
+  const server = await listen(() => {});
+  let connections = 0;
+
+  await expect(
+    dialUpstream({
+      endpoints: [endpointOf(server)],
+      serverName,
+      secureContext: createTunnelContext(material(ca.rootPem, serverName)),
+      timeoutMs: 400,
+      signal: new AbortController().signal,
+      connected: () => {
+        connections += 1;
+      },
+    }),
+  ).rejects.toMatchObject({ code: 'target.silent' });
+
+  expect(connections).toBe(1);
 });
 
 test('an address nobody answers for does not hold up the next one', async () => {

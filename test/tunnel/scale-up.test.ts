@@ -141,6 +141,24 @@ test('a bind call that is not answered holds the first connection up for two sec
   expect(Date.now() - again).toBeLessThan(1_500);
 });
 
+test('a mount target whose handshake took a second has four of them for the bind call', async () => {
+  const { worker, target, wire, port } = await start(never);
+  target.answer = () => {
+    wire.silence();
+    setTimeout(() => wire.resume(), 2_600);
+    return ready(1);
+  };
+  wire.silence();
+  const client = await connectTo(port);
+  await expect.poll(() => wire.accepted(), { timeout: 10_000 }).toBe(1);
+  setTimeout(() => wire.resume(), 1_500);
+
+  await ask(client, 1);
+
+  expect(target.connections).toHaveLength(1);
+  expect((await worker.logs('upstream.bind')).fields).toMatchObject({ answer: 'ready' });
+});
+
 test.each<BindAnswer>([
   { type: 'retry' },
   { type: 'retry-later' },
