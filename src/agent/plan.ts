@@ -153,16 +153,21 @@ export async function decideRegion(
   config: Config,
   inName: string | null,
 ): Promise<string> {
-  const given =
-    option ??
-    caller.environment['AWS_REGION'] ??
-    caller.environment['AWS_DEFAULT_REGION'] ??
-    config.region ??
-    inName ??
-    regionInFormat(config.dnsNameFormat);
-  if (given !== null) {
-    if (isRegionName(given)) return given;
-    throw new AgentError('region.malformed', `"${given}" is not the name of a region`, { region: given });
+  const { AWS_REGION, AWS_DEFAULT_REGION } = caller.environment;
+  const sources: [where: string, region: string | null | undefined][] = [
+    ['the option region', option],
+    ['AWS_REGION', AWS_REGION],
+    ['AWS_DEFAULT_REGION', AWS_DEFAULT_REGION],
+    ['region in the configuration', config.region],
+    ['the region in the name', inName],
+    ['the region in dns_name_format', regionInFormat(config.dnsNameFormat)],
+  ];
+  for (const [where, region] of sources) {
+    if (region == null) continue;
+    if (isRegionName(region)) return region;
+    throw new AgentError('region.malformed', `${where} is "${region}", which is not the name of a region`, {
+      region,
+    });
   }
   try {
     return (await ports.identities.instance(caller)).region;

@@ -411,11 +411,15 @@ function parseValue(setting: Setting<unknown>, found: IniValue | null, warnings:
 }
 
 function placeOf(section: string, key: string, found: IniValue | null, warnings: string[]): Place {
-  const where = `${found === null ? 'default' : `${found.path}:${found.line}`}: [${section}] ${key}`;
+  const where = `${showOrigin(originOf(found))}: [${section}] ${key}`;
   return {
     invalid: (why) => new AgentError('config.invalid', `${where} ${why}`, { section, key }),
     warn: (why) => void warnings.push(`${where} ${why}`),
   };
+}
+
+function showOrigin(origin: Origin): string {
+  return origin.kind === 'default' ? 'default' : `${origin.path}:${origin.line}`;
 }
 
 function originOf(found: IniValue | null): Origin {
@@ -423,10 +427,12 @@ function originOf(found: IniValue | null): Origin {
 }
 
 function checkPortRange(config: Config): void {
-  if (config.portRangeLower < config.portRangeUpper) return;
+  const { portRangeLower: lower, portRangeUpper: upper, origins } = config;
+  if (lower < upper) return;
+  const [lowerPlace, upperPlace] = [origins.portRangeLower, origins.portRangeUpper].map(showOrigin);
   throw new AgentError(
     'config.invalid',
-    `port_range_lower_bound ${config.portRangeLower} must be less than port_range_upper_bound ${config.portRangeUpper}`,
+    `${lowerPlace}: [mount] port_range_lower_bound ${lower} must be less than port_range_upper_bound ${upper} (${upperPlace})`,
     { section: 'mount', key: 'port_range_lower_bound' },
   );
 }

@@ -53,11 +53,12 @@ export interface Limits {
 
 const limits: Limits = {
   lastAttemptMs: 180_000,
-  silenceMs: 60_000,
+  // The start of an agent on a machine that boots is part of it; systemd gives a mount unit 90 s.
+  silenceMs: 85_000,
   slowMountMs: 2_000,
-  agentStartMs: 10_000,
+  agentStartMs: 30_000,
   closeMs: 10_000,
-  lookMs: 5_000,
+  lookMs: 20_000,
 };
 
 /**

@@ -22,7 +22,8 @@ export interface Credentials {
 export interface CallerContext {
   environment: Readonly<Record<string, string>>;
   home: string;
-  metadataEndpoint: string;
+  /** Null: not to be asked. */
+  metadataEndpoint: string | null;
   containerEndpoint: string;
 }
 
@@ -38,7 +39,7 @@ const notFound =
  *
  * Named are, in this order: `awscredsuri`, `rolearn` with `jwtpath`, `awsprofile`, `AWS_PROFILE`, the keys of the environment, and a
  * `default` profile that holds an access key. The chain: ECS, EKS pod identity and web identity as far as their variables are set, and
- * the instance role if none of them is.
+ * the instance role if none of them is and `AWS_EC2_METADATA_DISABLED` does not forbid it.
  *
  * Units: `nowMs` epoch milliseconds, for expiry. Errors: a `credentials.*` code; the message names every source that was tried and
  * why it had none, and holds no secret; `option.requires` for half a pair of options. Source: specification 4.2 and 4.3; that a
@@ -184,24 +185,32 @@ type ChainLink =
   | { kind: 'set'; title: string; read: () => Promise<Credentials> };
 
 function planChain(context: CallerContext, place: AwsPlace): ChainLink[] {
+  const { environment } = context;
+  /** @param meant the variable that names the source even where the others are missing. */
   const link = (
     title: string,
     variables: string[],
+    meant: string,
     read: (...values: string[]) => Promise<Credentials>,
   ): ChainLink => {
-    const values = variables.map((variable) => context.environment[variable] ?? '');
-    return values.every((value) => value !== '')
-      ? { kind: 'set', title, read: () => read(...values) }
-      : { kind: 'unset', title, variables };
+    const missing = variables.filter((variable) => !environment[variable]);
+    if (missing.length === 0)
+      return { kind: 'set', title, read: () => read(...variables.map((variable) => environment[variable]!)) };
+    if (!environment[meant]) return { kind: 'unset', title, variables };
+    const why = `${meant} is set and ${missing.join(' and ')} is not`;
+    return { kind: 'set', title, read: () => Promise.reject(new AgentError('credentials.failed', why)) };
   };
+  const ecsUri = 'AWS_CONTAINER_CREDENTIALS_RELATIVE_URI';
+  const podUri = 'AWS_CONTAINER_CREDENTIALS_FULL_URI';
+  const podToken = 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE';
+  const webToken = 'AWS_WEB_IDENTITY_TOKEN_FILE';
   return [
-    link('ECS', ['AWS_CONTAINER_CREDENTIALS_RELATIVE_URI'], (uri) => readContainer(uri!, context)),
-    link(
-      'EKS pod identity',
-      ['AWS_CONTAINER_CREDENTIALS_FULL_URI', 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'],
-      (uri, tokenPath) => readPodIdentity(uri!, tokenPath!),
+    link('ECS', [ecsUri], ecsUri, (uri) => readContainer(uri!, context)),
+    link('EKS pod identity', [podUri, podToken], podUri, (uri, tokenPath) =>
+      readPodIdentity(uri!, tokenPath!),
     ),
-    link('web identity', ['AWS_ROLE_ARN', 'AWS_WEB_IDENTITY_TOKEN_FILE'], (roleArn, tokenPath) =>
+    // A role without a token means nothing to AWS's own tools either: scripts keep the name of a role there.
+    link('web identity', ['AWS_ROLE_ARN', webToken], webToken, (roleArn, tokenPath) =>
       readWebIdentity(roleArn!, tokenPath!, place),
     ),
   ];

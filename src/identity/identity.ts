@@ -51,7 +51,7 @@ export function createIdentity(
   random: () => number,
 ): Identity {
   const { environment, home } = start;
-  const metadataEndpoint = start.metadataEndpoint ?? locateMetadata(environment);
+  const metadataEndpoint = locateMetadata(environment, start.metadataEndpoint);
   const context: CallerContext = {
     environment,
     home,

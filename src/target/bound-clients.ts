@@ -24,19 +24,20 @@ export class BoundClients {
   }
 
   /**
-   * Answers a bind call, which is not counted, and serves the connection; resolves when it is closed.
+   * Answers a bind call, which is not counted, and serves the connection; resolves when it is closed. Errors: those of `connect`.
    *
    * Connections of one proxy id and incarnation and of one `backendName` share one backend connection. A higher
    * incarnation ends the connections of the lower ones.
    *
    * @param backendName which server, seen with which permissions: clients of two names are never joined.
-   * @param connect opens a connection to it.
+   * @param connect opens a connection to it. The bind call is answered before, as a service does whose servers all run:
+   * one that has to be started first takes seconds on a small machine.
    */
   serve(
     client: Duplex,
     bind: Bind,
     backendName: string,
-    connect: () => Duplex,
+    connect: () => Promise<Duplex>,
     counters: JoinCounters,
     pace: Pace | null,
   ): Promise<void> {
@@ -81,16 +82,37 @@ interface Member {
 /** Some client connections and their one backend connection. */
 class Group {
   readonly incarnation: bigint;
-  readonly #backend: Duplex;
+  readonly #connecting: Promise<Duplex | null>;
+  /** Null until it is connected. */
+  #backend: Duplex | null = null;
+  #closed = false;
+  /** Why it could not be connected. */
+  #failure: unknown = null;
   readonly #members = new Set<Member>();
   /** Transaction id -> whose call it is. */
   readonly #callers = new Map<number, Member>();
   readonly #onClosed: () => void;
 
-  constructor(incarnation: bigint, backend: Duplex, onClosed: () => void) {
+  constructor(incarnation: bigint, connecting: Promise<Duplex>, onClosed: () => void) {
     this.incarnation = incarnation;
-    this.#backend = backend;
     this.#onClosed = onClosed;
+    this.#connecting = connecting.then(
+      (backend) => this.#attach(backend),
+      (thrown: unknown) => {
+        this.#failure = thrown;
+        this.close();
+        return null;
+      },
+    );
+  }
+
+  /** Null when nobody is left who wants it. */
+  #attach(backend: Duplex): Duplex | null {
+    if (this.#closed) {
+      backend.on('error', () => {}).destroy();
+      return null;
+    }
+    this.#backend = backend;
     const split = createRecordSplitter();
     backend.on('data', (chunk: Buffer) => {
       for (const record of split(chunk) ?? this.#refuse()) this.#deliver(record);
@@ -100,6 +122,7 @@ class Group {
     });
     backend.on('error', () => {});
     backend.on('close', () => this.close());
+    return backend;
   }
 
   get size(): number {
@@ -109,6 +132,27 @@ class Group {
   join(client: Duplex, counters: JoinCounters, pace: Pace | null): Promise<void> {
     const member = { client, counters, pace };
     this.#members.add(member);
+    client.on('error', () => {});
+    void this.#connecting.then((backend) => {
+      if (backend !== null && !client.closed) this.#carry(member, backend);
+    });
+    return new Promise((done, reject) => {
+      const leave = () => {
+        this.#members.delete(member);
+        for (const [xid, caller] of this.#callers) if (caller === member) this.#callers.delete(xid);
+        this.#backend?.resume();
+        if (this.#members.size === 0) this.close();
+        if (this.#failure === null) done();
+        else reject(this.#failure);
+      };
+      if (client.closed) leave();
+      else client.once('close', leave);
+    });
+  }
+
+  /** The client has waited, paused, since its bind call was read. */
+  #carry(member: Member, backend: Duplex): void {
+    const { client, counters, pace } = member;
     const split = createRecordSplitter();
     client.on('data', (chunk: Buffer) => {
       counters.bytesReceived += chunk.length;
@@ -121,33 +165,22 @@ class Group {
         setTimeout(() => client.resume(), delayMs);
       }
     });
-    client.on('drain', () => this.#backend.resume());
+    client.on('drain', () => backend.resume());
     // The end of one connection is the end of what it carried; the others go on.
     client.on('end', () => client.end());
-    client.on('error', () => {});
     client.resume();
-    return new Promise((done) => {
-      const leave = () => {
-        this.#members.delete(member);
-        for (const [xid, caller] of this.#callers) if (caller === member) this.#callers.delete(xid);
-        this.#backend.resume();
-        if (this.#members.size === 0) this.close();
-        done();
-      };
-      if (client.closed) leave();
-      else client.once('close', leave);
-    });
   }
 
   close(): void {
+    this.#closed = true;
     this.#onClosed();
-    this.#backend.destroy();
+    this.#backend?.destroy();
     for (const { client } of this.#members) client.destroy();
   }
 
   #forward(member: Member, record: Record): void {
     if (record.isCall) this.#callers.set(record.xid, member);
-    if (!this.#backend.write(record.bytes)) for (const { client } of this.#members) client.pause();
+    if (this.#backend?.write(record.bytes) === false) for (const { client } of this.#members) client.pause();
   }
 
   /** An answer goes where its call came from; a callback to any. */
@@ -160,7 +193,7 @@ class Group {
     const delayMs = member.pace?.take(record.bytes.length) ?? 0;
     // What is late stays in order: a pace only ever asks for more time.
     if (delayMs > 0) setTimeout(() => member.client.write(record.bytes), delayMs);
-    else if (!member.client.write(record.bytes)) this.#backend.pause();
+    else if (!member.client.write(record.bytes)) this.#backend?.pause();
   }
 
   #refuse(): [] {

@@ -33,8 +33,10 @@ const nobody = 65_534;
 /** As EFS: specification 1.6, rsize and wsize. */
 const maxTransferBytes = 1_048_576;
 const startAttempts = 3;
-const startTimeoutMs = 30_000;
-const retryPauseMs = 20;
+const startTimeoutMs = 120_000;
+/** Doubles from the first to the last: ten servers that start at once shall not wait for one another's being asked. */
+const firstPauseMs = 20;
+const lastPauseMs = 640;
 
 const permissionSets: readonly (BackendAccess & { clientAddress: string })[] = [
   { clientAddress: '127.0.0.11', write: true, root: true },
@@ -150,9 +152,10 @@ async function isAnswering(backend: Backend): Promise<boolean> {
     hasEnded = true;
   });
   const deadlineMs = performance.now() + startTimeoutMs;
-  while (!hasEnded && performance.now() < deadlineMs) {
+  for (let pauseMs = firstPauseMs; !hasEnded && performance.now() < deadlineMs; ) {
     if (await answersNullCall(backend.port, ended)) return !hasEnded;
-    await delay(retryPauseMs);
+    await delay(pauseMs);
+    pauseMs = Math.min(2 * pauseMs, lastPauseMs);
   }
   return false;
 }

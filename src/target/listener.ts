@@ -172,23 +172,17 @@ async function serve(
     parts.onEvent(newClientConnectionEvent(parts.account, connection, outcome, parts.nowMs()));
     const bind = await takeBind(client);
     if (outcome.kind === 'granted' && root !== null) {
-      const { port } = await parts.backends.open(root);
       const { ClientWrite: write, ClientRootAccess: rootAccess } = outcome.decision.permissions;
       const localAddress = clientAddressFor({ write, root: rootAccess });
-      const reach = () =>
-        connect({ host: '127.0.0.1', port, localAddress, allowHalfOpen: true, noDelay: true });
+      const reach = async () => {
+        const { port } = await parts.backends.open(root);
+        return connect({ host: '127.0.0.1', port, localAddress, allowHalfOpen: true, noDelay: true });
+      };
       const limit = parts.limitBytesPerSecond;
       const pace = limit === null ? null : new Pace(limit, () => performance.now());
-      if (bind === null) await joinStreams(client, reach(), counters, pace);
+      if (bind === null) await joinStreams(client, await reach(), counters, pace);
       else
-        await parts.boundClients.serve(
-          client,
-          bind,
-          `${root.name} ${port} ${localAddress}`,
-          reach,
-          counters,
-          pace,
-        );
+        await parts.boundClients.serve(client, bind, `${root.name} ${localAddress}`, reach, counters, pace);
     } else {
       if (bind !== null) parts.boundClients.refuse(client, bind);
       await refuse(client, counters);

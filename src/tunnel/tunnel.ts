@@ -31,13 +31,14 @@ const warmMs = 60_000;
 
 /** Far more than a round trip; a mount target that does not know the call and says nothing costs this once. */
 const shortestBindMs = 2_000;
+const longestBindMs = 10_000;
 /** How long not to bind after a mount target did not know how to; doubles at each further time. */
 const bindPauseTicks = 300;
 const mostBindPauses = 8;
 
 /** Where a handshake took seconds, on a machine that is busy or a mount target that is, an answer may take a few more. */
 function planBindMs({ handshakeMs }: Upstream): number {
-  return Math.max(shortestBindMs, 4 * handshakeMs);
+  return Math.round(Math.min(Math.max(shortestBindMs, 4 * handshakeMs), longestBindMs));
 }
 
 /** Connections that one session may use together. */

@@ -82,6 +82,7 @@ test('a region that nobody knows, and one that is none, are errors that say so',
   await expect(planOf('tls', { instance: noMetadata })).rejects.toMatchObject({ code: 'region.unknown' });
   await expect(planOf('tls', { environment: { AWS_REGION: '../x' } })).rejects.toMatchObject({
     code: 'region.malformed',
+    message: 'AWS_REGION is "../x", which is not the name of a region',
   });
 });
 

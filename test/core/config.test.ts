@@ -173,8 +173,13 @@ test.each([
   '[agent]\nworker_user = a b',
 ])('the file %j is refused, and the error names file, line and key', (text) => {
   expect(() => configOf(text)).toThrow(invalid);
-  if (!text.includes('bound = 21049'))
-    expect(() => configOf(text)).toThrow(new RegExp(`^${path}:[23]: \\[.*\\] [a-z_]+ `));
+  expect(() => configOf(text)).toThrow(new RegExp(`^${path}:[23]: \\[.*\\] [a-z_]+ `));
+});
+
+test('bounds of the port range that contradict each other are told with the place of both', () => {
+  expect(() => configOf('[mount]\nport_range_upper_bound = 20049')).toThrow(
+    `default: [mount] port_range_lower_bound 20049 must be less than port_range_upper_bound 20049 (${path}:2)`,
+  );
 });
 
 test('an unknown key is an error in our own section and a warning elsewhere', () => {
@@ -200,6 +205,92 @@ test('a number of attempts that is none counts as the default, with a warning', 
     expect(config).toMatchObject({ retryNfsMountCount: 3, retryNfsMountTimeoutMs: 15_000 });
     expect(config.warnings).toHaveLength(2);
   }
+});
+
+/** Every key of the reference's specification: what a value does here; null = nothing, and that is said. */
+const referenceKeys: readonly [
+  section: string,
+  key: string,
+  value: string,
+  effect: Partial<Config> | null,
+][] = [
+  ['DEFAULT', 'logging_level', 'WARNING', { logLevel: 'warn' }],
+  ['DEFAULT', 'logging_max_bytes', '2097152', null],
+  ['DEFAULT', 'logging_file_count', '3', null],
+  ['DEFAULT', 'state_file_dir_mode', '755', null],
+  ['mount', 'dns_name_format', '{fs_id}.example.com', { dnsNameFormat: '{fs_id}.example.com' }],
+  ['mount', 'dns_name_suffix', 'example.com', { dnsNameSuffix: 'example.com' }],
+  ['mount', 'region', 'eu-west-1', { region: 'eu-west-1' }],
+  ['mount', 'az_id', 'use1-az4', { zoneId: 'use1-az4' }],
+  ['mount', 'stunnel_debug_enabled', 'true', null],
+  ['mount', 'stunnel_logs_file', '/var/log/amazon/efs/{fs_id}.stunnel.log', null],
+  ['mount', 'stunnel_cafile', '/etc/ssl/ca.pem', { caFile: '/etc/ssl/ca.pem' }],
+  ['mount', 'stunnel_check_cert_hostname', 'no', null],
+  ['mount', 'stunnel_check_cert_validity', 'On', { checkOcsp: true }],
+  ['mount', 'fips_mode_enabled', 'YES', { fipsMode: true }],
+  ['mount', 'port_range_lower_bound', '20100', { portRangeLower: 20_100 }],
+  ['mount', 'port_range_upper_bound', '20449', { portRangeUpper: 20_449 }],
+  ['mount', 'optimize_readahead', '0', { optimizeReadAhead: false }],
+  ['mount', 'fall_back_to_mount_target_ip_address_enabled', 'off', { fallBackToMountTargetIp: false }],
+  ['mount', 'disable_fetch_ec2_metadata_token', 'true', null],
+  ['mount', 'retry_nfs_mount_command', 'false', { retryNfsMount: false }],
+  ['mount', 'retry_nfs_mount_command_count', '5', { retryNfsMountCount: 5 }],
+  ['mount', 'retry_nfs_mount_command_timeout_sec', '60', { retryNfsMountTimeoutMs: 60_000 }],
+  ['mount-watchdog', 'enabled', 'false', null],
+  ['mount-watchdog', 'poll_interval_sec', '5', null],
+  ['mount-watchdog', 'unmount_count_for_consistency', '9', null],
+  ['mount-watchdog', 'unmount_grace_period_sec', '90', null],
+  ['mount-watchdog', 'tls_cert_renewal_interval_min', '30', null],
+  ['mount-watchdog', 'stunnel_health_check_enabled', 'false', null],
+  ['mount-watchdog', 'stunnel_health_check_interval_min', '1', null],
+  ['mount-watchdog', 'stunnel_health_check_command_timeout_sec', '10', null],
+  ['client-info', 'source', 'ecs.fargate', { clientSource: 'ecs.fargate' }],
+  ['cloudwatch-log', 'enabled', 'true', { cloudWatchEnabled: true }],
+  ['cloudwatch-log', 'log_group_name', '/efs/{fs_id}', { logGroup: '/efs/{fs_id}' }],
+  ['cloudwatch-log', 'retention_in_days', '30', { logRetentionDays: 30 }],
+  ['proxy', 'proxy_logging_level', 'DEBUG', null],
+  ['proxy', 'proxy_logging_max_bytes', '2097152', null],
+  ['proxy', 'proxy_logging_file_count', '3', null],
+  ['proxy', 'metrics_enabled', 'true', null],
+  ['proxy', 'read_bypass_denylist_size', '1', null],
+  ['proxy', 'read_bypass_denylist_ttl_seconds', '1', null],
+  ['proxy', 's3_read_chunk_size_bytes', '1', null],
+  ['proxy', 'readahead_cache_enabled', 'true', null],
+  ['proxy', 'readahead_cache_init_memory_size_mb', '1', null],
+  ['proxy', 'readahead_cache_max_memory_size_mb', '1', null],
+  ['proxy', 'readahead_init_window_size_bytes', '1', null],
+  ['proxy', 'readahead_max_window_size_bytes', '1', null],
+  ['proxy', 'readahead_cache_eviction_interval_ms', '1', null],
+  ['proxy', 'readahead_cache_target_utilization_percent', '1', null],
+  ['proxy', 'read_bypass_max_in_flight_s3_bytes', '1', null],
+];
+
+test.each(referenceKeys)(
+  '[%s] %s = %s does what the specification says, or is said to do nothing',
+  (...row) => {
+    const [section, key, value, effect] = row;
+
+    for (const line of [`${key} = ${value}`, `${key.toUpperCase()}: ${value}`]) {
+      const { warnings, origins, ...values } = configOf(`[${section}]\n${line}\n`);
+      const { warnings: _none, origins: _default, ...untouched } = parseConfig([]);
+
+      expect(values).toEqual({ ...untouched, ...effect });
+      if (effect === null)
+        expect(warnings).toEqual([expect.stringMatching(`:2: \\[${section}\\] ${key} has no effect: .`)]);
+      else {
+        const name = Object.keys(effect)[0] as keyof Config['origins'];
+        expect(origins[name]).toEqual({ kind: 'file', path, line: 2 });
+      }
+    }
+  },
+);
+
+test('that table leaves out no key of the reference that efs-agent knows', () => {
+  const known = [...Object.values(settings), ...settingsWithoutEffect]
+    .filter(({ section }) => section !== 'agent')
+    .map(({ section, key }) => `${section} ${key}`);
+
+  expect(referenceKeys.map(([section, key]) => `${section} ${key}`).toSorted()).toEqual(known.toSorted());
 });
 
 test('the check of the server name cannot be turned off, and the attempt is warned about', () => {

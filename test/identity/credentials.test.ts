@@ -390,7 +390,54 @@ test.each([
     'http://[::1]:1',
   ],
 ])('with %j instance metadata is at %s', (environment, expected) => {
-  expect(locateMetadata(environment)).toBe(expected);
+  expect(locateMetadata(environment, null)).toBe(expected);
+});
+
+test('the address that the configuration names counts before that of the environment, and AWS_EC2_METADATA_DISABLED before both', () => {
+  const environment = { AWS_EC2_METADATA_SERVICE_ENDPOINT: 'http://[::1]:1' };
+
+  expect(locateMetadata(environment, 'http://[::1]:2')).toBe('http://[::1]:2');
+  expect(locateMetadata({ ...environment, AWS_EC2_METADATA_DISABLED: 'True' }, 'http://[::1]:2')).toBeNull();
+  expect(locateMetadata({ ...environment, AWS_EC2_METADATA_DISABLED: 'false' }, null)).toBe('http://[::1]:1');
+});
+
+test('where metadata is not to be asked, neither keys nor facts come from there, and the error says why', async () => {
+  const error = await failureOf({}, { metadataEndpoint: null });
+
+  expect(error).toMatchObject({
+    code: 'credentials.missing',
+    message: expect.stringContaining('instance role: not asked, because AWS_EC2_METADATA_DISABLED is true'),
+  });
+  for (const asked of [readInstance(null), readZoneId(null), readRoleArn(null, 'role')])
+    await expect(asked).rejects.toMatchObject({
+      code: 'metadata.unavailable',
+      message: expect.stringContaining('AWS_EC2_METADATA_DISABLED'),
+    });
+});
+
+test.each([
+  [{ AWS_CONTAINER_CREDENTIALS_FULL_URI: 'http://127.0.0.1/v1' }, 'AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE'],
+  [{ AWS_WEB_IDENTITY_TOKEN_FILE: '/token' }, 'AWS_ROLE_ARN'],
+])(
+  'half a source of the environment is no reason to take the instance role: %j',
+  async (environment, missing) => {
+    const metadata = await startMetadata();
+
+    const error = await failureOf({}, { environment, metadataEndpoint: metadata.url });
+
+    expect(error).toMatchObject({
+      code: 'credentials.failed',
+      message: expect.stringContaining(`${Object.keys(environment)[0]} is set and ${missing} is not`),
+    });
+    expect(metadata.asked).toHaveLength(0);
+  },
+);
+
+test('a role in the environment without a token names no source', async () => {
+  const metadata = await startMetadata();
+  const environment = { AWS_ROLE_ARN: 'arn:aws:iam::123456789012:role/deploy' };
+
+  expect((await find({}, { environment, metadataEndpoint: metadata.url })).source).toBe('metadata:app-role');
 });
 
 test('the id of the zone is read, and one that is none is refused', async () => {
