@@ -12,7 +12,7 @@ const there = 'tls,iam,mounttargetip=127.0.0.1';
 
 let stage: AgentStage;
 beforeEach(async () => {
-  stage = openAgentStage([23240, 23249]);
+  stage = openAgentStage([23250, 23259]);
   Object.assign(stage.environment, keys);
   await stage.startTarget();
   await stage.useMountTable();
