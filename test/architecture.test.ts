@@ -17,6 +17,8 @@ const rules: Record<string, Rule> = {
   tunnel: { folders: ['core'], packages: [] },
   identity: {
     folders: ['core'],
+    // Reads what a caller names, as the agent does.
+    files: ['host/regular-file.ts'],
     packages: [
       '@aws-sdk/client-cloudwatch-logs',
       '@aws-sdk/client-ec2',
@@ -242,7 +244,8 @@ test('docs/dependencies.md has every dependency, each with an exact version, and
     Record<string, string>
   >;
   const versions = { ...dependencies, ...devDependencies };
-  const rows = readFileSync('docs/dependencies.md', 'utf8').match(/^\| `.*/gm) ?? [];
+  const [lists = ''] = readFileSync('docs/dependencies.md', 'utf8').split('## Findings');
+  const rows = lists.match(/^\| `.*/gm) ?? [];
   const listed = rows.flatMap((row) =>
     [...row.split(' | ')[0]!.matchAll(/`([^`]+)`/g)].map((match) => match[1]),
   );

@@ -116,3 +116,11 @@ function closureOf(names: string[]): Set<string> {
   }
   return closure;
 }
+
+test('the findings of docs/dependencies.md are of the very versions that are locked', () => {
+  const rows = page.slice(page.indexOf('## Findings')).matchAll(/^\| `([^`]+)` \| ([\d.]+) \|/gm);
+
+  expect(Object.fromEntries([...rows].map(([, name, version]) => [name, version]))).toEqual(
+    manifest.dependencies,
+  );
+});

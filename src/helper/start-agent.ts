@@ -191,7 +191,12 @@ function openLog(directory: string): number {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o755 });
     const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
-    return openSync(logPath(directory), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+    const log = openSync(logPath(directory), O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+    const found = fstatSync(log);
+    // In a directory of somebody else it may be a pipe, or another name of a file that is ours alone.
+    if (found.isFile() && found.nlink === 1) return log;
+    closeSync(log);
+    throw Object.assign(new Error(), { code: 'not a file of its own', path: logPath(directory) });
   } catch (cause) {
     const { code, path } = cause as NodeJS.ErrnoException;
     throw new AgentError(

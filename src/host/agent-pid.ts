@@ -1,11 +1,13 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readRegularFile } from './regular-file.ts';
+import { writeWhole } from './runtime-dir.ts';
 
 const fileName = 'agent.pid';
 
 /** Leaves our process id in the runtime directory, for the next start of the service. Errors: none that matter. */
 export async function writeAgentPid(directory: string): Promise<void> {
-  await writeFile(join(directory, fileName), `${process.pid}\n`).catch(() => {});
+  await writeWhole(directory, join(directory, fileName), `${process.pid}\n`).catch(() => {});
 }
 
 /**
@@ -15,7 +17,7 @@ export async function writeAgentPid(directory: string): Promise<void> {
  */
 export async function readAgentPid(directory: string): Promise<number | null> {
   try {
-    const pid = Number(await readFile(join(directory, fileName), 'utf8'));
+    const pid = Number(await readRegularFile(join(directory, fileName)));
     if (!Number.isSafeInteger(pid) || pid <= 1 || pid === process.pid) return null;
     const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8');
     return /(^|\/)agent\.cjs$/m.test(commandLine.replaceAll('\0', '\n')) ? pid : null;

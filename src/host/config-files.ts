@@ -1,6 +1,7 @@
-import { readdir, readFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
+import { readRegularFile } from './regular-file.ts';
 
 /** The configuration file every distribution of the reference ships. */
 const defaultPath = '/etc/amazon/efs/efs-utils.conf';
@@ -26,7 +27,7 @@ export async function readConfigFiles(
 
 async function readUnlessMissing(path: string, mayMiss: boolean): Promise<{ path: string; text: string }[]> {
   try {
-    return [{ path, text: await readFile(path, 'utf8') }];
+    return [{ path, text: await readRegularFile(path) }];
   } catch (cause) {
     if (mayMiss && (cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw unreadable('file', path, cause);

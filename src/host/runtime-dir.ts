@@ -2,6 +2,7 @@ import { constants, readdirSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { AgentError } from '../core/errors.ts';
+import { readRegularFile } from './regular-file.ts';
 
 /** Where sockets and state files live; another place through `EFS_AGENT_RUNTIME_DIR`. */
 export function runtimeDir(environment: Readonly<Record<string, string | undefined>>): string {
@@ -87,11 +88,13 @@ export async function writeStateFile(directory: string, mountId: string, text: s
   for (const place of stateDirs(directory)) await writeWhole(directory, stateFile(place, mountId), text);
 }
 
-async function writeWhole(directory: string, path: string, text: string): Promise<void> {
+/** Writes a file of the runtime directory. Errors: `runtime-dir.unusable`; then there is what was there before. */
+export async function writeWhole(directory: string, path: string, text: string): Promise<void> {
   const temporary = `${path}.new`;
   await explain(directory, async () => {
-    const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC | constants.O_NOFOLLOW;
-    const file = await fs.open(temporary, flags, 0o600);
+    const { O_WRONLY, O_CREAT, O_TRUNC, O_NOFOLLOW, O_NONBLOCK } = constants;
+    // Not blocking: a pipe in its place would hold us up until somebody reads from it.
+    const file = await fs.open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, 0o600);
     try {
       await file.writeFile(text);
       await file.sync();
@@ -127,7 +130,7 @@ export async function readStateFiles(
       if (!name.endsWith('.json')) continue;
       const mountId = name.slice(0, -5);
       const records = recorded.get(mountId) ?? [];
-      recorded.set(mountId, [...records, { path, text: await fs.readFile(path, 'utf8').catch(() => null) }]);
+      recorded.set(mountId, [...records, { path, text: await readRegularFile(path).catch(() => null) }]);
     }
   }
   return [...recorded].map(([mountId, records]) => ({ mountId, records }));

@@ -1,8 +1,8 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { rootCertificates } from 'node:tls';
 import { AgentError } from '../core/errors.ts';
 import { isUnderSystemd } from './notify.ts';
+import { readRegularFile } from './regular-file.ts';
 
 /**
  * Reads the certificates that may sign a mount target's, as PEM texts.
@@ -13,7 +13,7 @@ import { isUnderSystemd } from './notify.ts';
  * Errors: `ca-file.unreadable` (missing, unreadable, no certificate in it, a damaged one).
  */
 export async function readTrustedRoots(path: string, named: boolean): Promise<string[]> {
-  const text = await readFile(path, 'utf8').catch((cause: NodeJS.ErrnoException) => {
+  const text = await readRegularFile(path).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === 'ENOENT' && !named) return null;
     throw new AgentError(
       'ca-file.unreadable',

@@ -1,5 +1,6 @@
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { AgentError } from '../core/errors.ts';
+import { readRegularFile } from '../host/regular-file.ts';
 import type { Keys } from './keys.ts';
 
 /** Profile name -> key -> value. */
@@ -127,7 +128,7 @@ async function readSettled(path: string): Promise<string> {
   };
   let before = await look();
   for (let left = 3; ; left -= 1) {
-    const text = await readFile(path, 'utf8');
+    const text = await readRegularFile(path);
     const after = await look();
     if (after === before || left === 1) return text;
     before = after;

@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises';
 import { AgentError } from '../core/errors.ts';
+import { readRegularFile } from '../host/regular-file.ts';
 
 /**
  * Uses the token of a file; once more with the new one if it failed and the file was replaced meanwhile.
@@ -24,7 +24,7 @@ async function readTokenFile(path: string): Promise<string> {
     new AgentError('credentials.rejected', `the token file ${path} ${reason}`);
   let token: string;
   try {
-    token = (await readFile(path, 'utf8')).trim();
+    token = (await readRegularFile(path)).trim();
   } catch (thrown) {
     throw refuse(`cannot be read: ${(thrown as NodeJS.ErrnoException).code}`);
   }

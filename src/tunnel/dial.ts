@@ -7,6 +7,7 @@ import type { Endpoint, TlsMaterial, UpstreamFacts } from '../core/worker-protoc
 /** An address that has not connected after this long gets company from the next one. */
 const staggerMs = 250;
 const keepAliveMs = 15_000;
+const mostNameLength = 256;
 /** OpenSSL hands out at most one record of plain text at a time. */
 export const recordBytes = 16 * 1024;
 
@@ -404,14 +405,22 @@ function readFacts(socket: tls.TLSSocket, endpoint: Endpoint): UpstreamFacts {
 }
 
 function renderName(name: tls.Certificate | undefined): string {
-  return Object.entries(name ?? {})
-    .map(([attribute, value]) => `${attribute}=${Array.isArray(value) ? value.join('+') : value}`)
-    .join(', ');
+  return shorten(
+    Object.entries(name ?? {})
+      .map(([attribute, value]) => `${attribute}=${Array.isArray(value) ? value.join('+') : value}`)
+      .join(', '),
+  );
 }
 
 function namesOf(certificate: tls.PeerCertificate | null): string {
   if (certificate === null) return 'another name';
-  return certificate.subjectaltname?.replaceAll('DNS:', '') ?? renderName(certificate.subject);
+  const { subjectaltname, subject } = certificate;
+  return subjectaltname === undefined ? renderName(subject) : shorten(subjectaltname.replaceAll('DNS:', ''));
+}
+
+/** Names in a certificate are as long as the server likes. */
+function shorten(text: string): string {
+  return text.length <= mostNameLength ? text : `${text.slice(0, mostNameLength)}…`;
 }
 
 function certificateOf(thrown: unknown): tls.PeerCertificate | null {

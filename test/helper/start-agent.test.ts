@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, linkSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { runMountHelper } from '../../src/helper/program.ts';
@@ -69,6 +70,22 @@ test('under systemd an agent that is started has a control group of its own', as
 
   expect(caller.error).toContain('"argv":["--on-demand"]');
   expect(readFileSync(join(stage.directory, 'run/scope'), 'utf8')).toBe('--scope --quiet --collect --\n');
+});
+
+test('a log of the agent that is a pipe, or has another name, is not written to', async () => {
+  stage.write('agent.cjs', smallAgent);
+  const log = join(stage.directory, 'run/agent.log');
+  const victim = join(stage.directory, 'victim');
+  writeFileSync(victim, 'untouched');
+  for (const put of [() => void spawnSync('mkfifo', [log]), () => linkSync(victim, log)]) {
+    put();
+    const one = stage.caller();
+
+    expect(await mount(one)).not.toBe(0);
+    expect(one.error).toContain('not a file of its own');
+    rmSync(log);
+  }
+  expect(readFileSync(victim, 'utf8')).toBe('untouched');
 });
 
 test('five helpers that start the agent at once all reach it', async () => {

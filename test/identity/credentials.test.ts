@@ -362,7 +362,7 @@ test('a credentials file that is replaced while it is read is read again', async
   const half = '[p]\naws_access_key_id = AKIAOLD\n';
   const home = makeHome({
     // Long enough to be caught in the act.
-    credentials: `${half}#${'x'.repeat(32 << 20)}\n`,
+    credentials: `${half}#${'x'.repeat(15 << 20)}\n`,
     whole: '[p]\naws_access_key_id = AKIANEW\naws_secret_access_key = new\n',
   });
   const path = join(home, '.aws/credentials');
