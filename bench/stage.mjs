@@ -1,7 +1,16 @@
 // What every measurement needs: a private copy of the bundles, certificates, the two ends of the load, an agent.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -96,9 +105,10 @@ export async function openStage({ say }) {
   return stage;
 }
 
-/** Starts the mount target's stand-in; gives its process id and two ports. */
-export async function startServer(stage) {
-  const server = stage.start(stage.load, ['serve', stage.certificate, stage.key]);
+/** Starts the mount target's stand-in; gives its process id and two ports. With a limit, see load.c. */
+export async function startServer(stage, limitBytesPerSecond = null) {
+  const limit = limitBytesPerSecond === null ? [] : [String(limitBytesPerSecond)];
+  const server = stage.start(stage.load, ['serve', stage.certificate, stage.key, ...limit]);
   await waitFor(() => server.output.includes('\n'), 'the load server', server);
   const [tlsPort, plainPort] = server.output.split(/\s/).map(Number);
   return { pid: server.pid, tlsPort, plainPort };
@@ -117,9 +127,16 @@ export async function startAgent(stage, name, { mount = [], agent = [], nodeFlag
     EFS_AGENT_CONFIG: conf,
     ...environment,
   };
-  const program = stage.start(process.execPath, [...nodeFlags, join(stage.dist, 'agent.cjs')], { env });
+  const flags = [...serviceFlags(), ...nodeFlags];
+  const program = stage.start(process.execPath, [...flags, join(stage.dist, 'agent.cjs')], { env });
   await waitFor(() => program.output.includes('agent.ready'), 'the agent', program);
   return { program, env, runtimeDir, controlSocket: join(runtimeDir, 'control.sock') };
+}
+
+/** What the service gives to Node. */
+function serviceFlags() {
+  const unit = readFileSync(join(home, 'systemd/efs-agent.service'), 'utf8');
+  return /^ExecStart=@NODE@ (.*)$/m.exec(unit)[1].split(' ').slice(0, -1);
 }
 
 /** Waits for a condition. Errors: after 20 s, or when the program has ended; with what the program wrote. */

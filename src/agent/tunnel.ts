@@ -27,6 +27,7 @@ import type { Caller, Identities } from './identities.ts';
 import { adoptListener, type Listener, openListener, planPorts } from './listeners.ts';
 import type { LocalUsersCheck } from './local-users.ts';
 import { createRotation } from './rotation.ts';
+import { shareRoots } from './shared-roots.ts';
 import type { Workers } from './workers.ts';
 
 /** What a tunnel is opened with: everything that was decided for its mount. Plain JSON but for nothing secret. */
@@ -169,10 +170,11 @@ export async function inheritTunnel(
 
 async function joinTunnel(
   ports: TunnelPorts,
-  plan: TunnelPlan,
+  decided: TunnelPlan,
   inherited: InheritedTunnel | null,
   listen: (onSocket: (socket: Socket) => void) => Promise<Listener>,
 ): Promise<Tunnel> {
+  const plan = { ...decided, trustedRootsPem: shareRoots(decided.trustedRootsPem) };
   const { clock, log, workers } = ports;
   const caller: Caller = { environment: plan.environment, metadataEndpoint: plan.metadataEndpoint };
   const credentials = plan.spec.iam

@@ -7,11 +7,12 @@ import { asAgentError } from '../core/errors.ts';
 import type { AgentToIdentity, IdentityToAgent } from '../core/identity-protocol.ts';
 import { planBudgetBytes } from '../core/memory-budget.ts';
 import type { Log } from '../core/ports.ts';
+import { smallHeap } from '../core/small-heap.ts';
 import { version } from '../core/version.ts';
 import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
 import { callCaller, removeCallerSocket, removeForgottenCallerSockets } from '../host/caller-socket.ts';
-import { startChild } from '../host/children.ts';
+import { childLookMs, lookAtChildren, startChild } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
@@ -54,9 +55,6 @@ export interface Agent {
   close(): void;
 }
 
-/** The worker makes little garbage and holds little for long: small spaces, one helping thread; measured in docs/decisions/0016. */
-const workerNodeOptions = ['--max-semi-space-size=1', '--v8-pool-size=1'];
-
 /** Builds the edges and hands them out: the only place that knows both the agent's parts and the machine. */
 export async function wireAgent(
   runtimeDirectory: string,
@@ -84,9 +82,11 @@ export async function wireAgent(
       startWorker: () =>
         startChild<AgentToWorker, WorkerToAgent>(join(bundles, 'worker.cjs'), {
           environment: childEnvironment,
-          nodeOptions: workerNodeOptions,
+          nodeOptions: smallHeap,
           distrust: { parse: parseWorkerMessage, messagesPerSecond: 2_000, memoryBytes: 64 * 2 ** 20 },
         }),
+      lookAtWorker: lookAtChildren,
+      lookMs: childLookMs,
       startMessage: () => ({
         kind: 'start',
         dropTo,
@@ -199,6 +199,7 @@ export async function wireAgent(
     startSuccessor: (program, onDemand) =>
       startChild<ToSuccessor, FromSuccessor>(program, {
         argv: ['--successor', ...(onDemand ? ['--on-demand'] : [])],
+        nodeOptions: smallHeap,
         environment: { ...environment },
         detached: true,
       }),

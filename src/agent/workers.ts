@@ -65,6 +65,9 @@ export interface WorkerPorts {
   log: Log;
   random: () => number;
   startWorker(): WorkerChild;
+  /** To be called every `lookMs` while there is a worker: ends one that fills our memory. */
+  lookAtWorker(): void;
+  lookMs: number;
   /** First message to each worker. */
   startMessage(): Extract<AgentToWorker, { kind: 'start' }>;
 }
@@ -139,7 +142,17 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     timer?.cancel();
     timer = null;
     const wanted = tunnels.size > 0;
-    if (wanted || child !== null) timer = clock.schedule(planTickMs(state, wanted, clock.monoMs()), tick);
+    if (wanted || child !== null) waitForTick(planTickMs(state, wanted, clock.monoMs()));
+  }
+
+  /** One timer for the pulse and for looking at the worker: each wakes an idle machine. */
+  function waitForTick(leftMs: number): void {
+    const stepMs = child === null ? leftMs : Math.min(leftMs, ports.lookMs);
+    timer = clock.schedule(stepMs, () => {
+      ports.lookAtWorker();
+      if (leftMs > stepMs) waitForTick(leftMs - stepMs);
+      else tick();
+    });
   }
 
   function start(): void {
@@ -228,7 +241,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   }
 
   function receive(worker: number, message: WorkerToAgent): void {
-    step({ kind: 'spoke' });
+    stepAndPlan({ kind: 'spoke' });
     switch (message.kind) {
       case 'ready':
         step({ kind: 'ready' });

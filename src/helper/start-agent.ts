@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, constants, existsSync, fstatSync, mkdirSync, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { AgentError, faults } from '../core/errors.ts';
+import { smallHeap } from '../core/small-heap.ts';
 import { findProgram, runProgram } from '../host/programs.ts';
 import { controlSocketPath, networkNamespaceDirectories, runtimeDir } from '../host/runtime-dir.ts';
 import { agentDirectory, type Caller } from './caller.ts';
@@ -116,6 +117,7 @@ function spawnAgent(directory: string, caller: Caller): Started {
     ...findScope(caller),
     ...withoutCoreFiles,
     process.execPath,
+    ...smallHeap,
     bundle,
     '--on-demand',
   ];

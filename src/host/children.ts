@@ -12,11 +12,8 @@ export interface Distrust<Received> {
   memoryBytes: number;
 }
 
-/**
- * How often the memory is looked at, in milliseconds: a child can send some hundred megabytes in a second. Each look wakes
- * an idle machine.
- */
-const memoryCheckMs = 500;
+/** How often to call `lookAtChildren`, in milliseconds: a child can send some hundred megabytes in a second. */
+export const childLookMs = 500;
 const burstSeconds = 10;
 
 /**
@@ -32,13 +29,13 @@ export function startChild<Sent, Received>(
   options: {
     environment: NodeJS.ProcessEnv;
     argv?: string[];
-    nodeOptions?: string[];
+    nodeOptions?: readonly string[];
     detached?: boolean;
     distrust?: Distrust<Received>;
   },
 ): Child<Sent, Received> {
   const child: ChildProcess = fork(program, options.argv ?? [], {
-    execArgv: options.nodeOptions ?? [],
+    execArgv: [...(options.nodeOptions ?? [])],
     env: options.environment,
     detached: options.detached ?? false,
     cwd: '/',
@@ -72,13 +69,29 @@ export function startChild<Sent, Received>(
       );
     },
     kill(signal) {
+      guard?.leave();
       child.kill(signal);
     },
   };
 }
 
-/** Children that are watched, each with what ends it. */
-const watched = new Set<(fault: string) => void>();
+interface Watched {
+  memoryBytes: number;
+  end(fault: string): void;
+}
+
+const watched = new Set<Watched>();
+
+/**
+ * Ends the watched children when one of them sends a message without an end. No timer of its own: each wakes an idle
+ * machine, and whoever supervises a child has one running. Only a child that was told to go is looked at from here.
+ */
+export function lookAtChildren(): void {
+  if (watched.size === 0) return;
+  const heldBytes = process.memoryUsage().arrayBuffers;
+  for (const { memoryBytes, end } of watched)
+    if (heldBytes > memoryBytes) end('it sent a message without an end');
+}
 
 /**
  * Ends the watched children if an error came from reading what one of them sent: Node throws it where nobody can catch it,
@@ -88,7 +101,7 @@ const watched = new Set<(fault: string) => void>();
  */
 export function blameChildren(thrown: unknown): boolean {
   const isTheirs = thrown instanceof Error && /node:internal\/child_process/.test(thrown.stack ?? '');
-  if (isTheirs) for (const end of watched) end('it sent what is no message');
+  if (isTheirs) for (const { end } of watched) end('it sent what is no message');
   return isTheirs && watched.size > 0;
 }
 
@@ -100,16 +113,18 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
     fault ??= `ended by us: ${why}`;
     child.kill('SIGKILL');
   };
-  const checking = setInterval(() => {
-    if (process.memoryUsage().arrayBuffers > memoryBytes) end('it sent a message without an end');
-  }, memoryCheckMs).unref();
-  watched.add(end);
+  const entry: Watched = { memoryBytes, end };
+  let leaving: NodeJS.Timeout | undefined;
+  watched.add(entry);
   child.once('exit', () => {
-    clearInterval(checking);
-    watched.delete(end);
+    clearInterval(leaving);
+    watched.delete(entry);
   });
   return {
     fault: () => fault,
+    leave(): void {
+      leaving ??= setInterval(lookAtChildren, childLookMs).unref();
+    },
     receive(message: unknown, handle: unknown, listener: (message: Received) => void): void {
       if (fault !== null) return;
       const nowMonoMs = performance.now();

@@ -25,6 +25,7 @@ export async function readTrustedRoots(path: string, named: boolean): Promise<st
     );
   });
   if (text === null) return amazonRoots();
+  if (text === latest?.text) return latest.certificates;
   const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
   if (certificates.length === 0) {
     throw new AgentError(
@@ -33,8 +34,12 @@ export async function readTrustedRoots(path: string, named: boolean): Promise<st
       { path },
     );
   }
-  return certificates.map((pem, index) => checkCertificate(pem, index + 1, path));
+  latest = { text, certificates: certificates.map((pem, index) => checkCertificate(pem, index + 1, path)) };
+  return latest.certificates;
 }
+
+/** What was read last: checking a distribution's bundle again for each mount takes longer than all else. */
+let latest: { text: string; certificates: string[] } | null = null;
 
 let foundAmazonRoots: string[] | null = null;
 

@@ -44,12 +44,26 @@ const untrustedCodes = new Set([
 ]);
 const closedCodes = new Set(['ECONNRESET', 'ECONNABORTED', 'EPIPE']);
 
+let latestAnonymous: { rootsPem: readonly string[]; context: tls.SecureContext } | null = null;
+
 /**
- * Prepares a tunnel's trust anchors and client certificate, to be used by all its connections.
+ * Prepares a tunnel's trust anchors and client certificate, to be used by all its connections. Tunnels without a client
+ * certificate that trust the same roots share what OpenSSL keeps of them: 7 KiB for each root, and 12 besides.
  *
  * Errors: `tls.failed` when OpenSSL cannot read one of the PEM texts.
  */
 export function createTunnelContext(material: TlsMaterial): tls.SecureContext {
+  if (material.client !== null) return createContext(material);
+  const { trustedRootsPem } = material;
+  const { rootsPem, context } = latestAnonymous ?? {};
+  const isSame =
+    rootsPem?.length === trustedRootsPem.length && rootsPem.every((pem, at) => pem === trustedRootsPem[at]);
+  if (context !== undefined && isSame) return context;
+  latestAnonymous = { rootsPem: trustedRootsPem, context: createContext(material) };
+  return latestAnonymous.context;
+}
+
+function createContext(material: TlsMaterial): tls.SecureContext {
   try {
     return tls.createSecureContext({
       ca: material.trustedRootsPem,

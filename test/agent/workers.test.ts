@@ -50,11 +50,14 @@ let peers: Peer[];
 let workers: Workers;
 /** How each probe ended: `done`, or the code of its error. */
 let ends: Map<string, string>;
+/** How often somebody looked whether a worker fills the memory. */
+let looks: number;
 
 beforeEach(() => {
   clock = new FakeClock(0);
   peers = [];
   ends = new Map();
+  looks = 0;
   workers = createWorkers(
     {
       clock,
@@ -65,6 +68,10 @@ beforeEach(() => {
         peers.push(peer);
         return peer.child;
       },
+      lookAtWorker() {
+        looks += 1;
+      },
+      lookMs: 500,
       startMessage: () => ({
         kind: 'start',
         dropTo: null,
@@ -98,6 +105,40 @@ test('a worker that is too busy for its pulse is not hung while it says somethin
   await clock.pass(10_000);
 
   expect(peer.killed()).toBe(true);
+});
+
+test('a worker in which nothing moves is asked for its pulse every second and a half, not every second', async () => {
+  probe('tunnel-1');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  const pings = () => peer.sent.flatMap((message) => (message.kind === 'ping' ? [message.sequence] : []));
+
+  for (let tenth = 0; tenth < 100; tenth += 1) {
+    await clock.pass(100);
+    const sequence = pings().at(-1);
+    if (sequence !== undefined)
+      peer.say({ kind: 'pong', sequence, tunnels: [], bufferedBytes: 0, isResting: true });
+  }
+
+  // The first after a second.
+  expect(pings()).toEqual([1, 2, 3, 4, 5, 6, 7]);
+});
+
+test('what a worker fills the memory with is noticed within half a second, also while it rests, and without a timer when there is none', async () => {
+  await clock.pass(10_000);
+  expect(looks).toBe(0);
+  probe('tunnel-1');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  await clock.pass(1_000);
+  peer.say({ kind: 'pong', sequence: 1, tunnels: [], bufferedBytes: 0, isResting: true });
+  const before = looks;
+
+  for (let half = 1; half <= 6; half += 1) {
+    await clock.pass(500);
+
+    expect(looks).toBe(before + half);
+  }
 });
 
 test('a worker that has not started after twenty seconds is replaced', async () => {

@@ -113,7 +113,7 @@ test('the Node inside is of the processor of the package, and one that ./check t
       'exec /usr/lib/efs-agent/bin/node "$0"',
     );
     expect(readFileSync(join(root, 'usr/lib/systemd/system/efs-agent.service'), 'utf8')).toContain(
-      'ExecStart=/usr/lib/efs-agent/bin/node /usr/lib/efs-agent/agent.cjs\n',
+      'ExecStart=/usr/lib/efs-agent/bin/node --',
     );
   }
   expect(readFileSync('scripts/check-host.mjs', 'utf8')).toMatch(

@@ -268,6 +268,19 @@ test('a dial that is not wanted any more ends at once', async () => {
   await expect(dialled).rejects.toMatchObject({ code: 'interrupted' });
 });
 
+test('tunnels that present no certificate and trust the same roots share what OpenSSL keeps of them, and no others do', () => {
+  const client = ca.issue({ commonName: 'the client', use: 'client' });
+  const other = createTemporaryCa();
+  const anonymous = createTunnelContext(material(ca.rootPem, serverName));
+
+  expect(createTunnelContext(material(ca.rootPem, 'another.example'))).toBe(anonymous);
+  expect(createTunnelContext(material(ca.rootPem, serverName, client))).not.toBe(anonymous);
+  expect(createTunnelContext(material(ca.rootPem, serverName, client))).not.toBe(
+    createTunnelContext(material(ca.rootPem, serverName, client)),
+  );
+  expect(createTunnelContext(material(other.rootPem, serverName))).not.toBe(anonymous);
+});
+
 test('texts that are no PEM are a fault of the fault table', () => {
   const broken = {
     ...material(ca.rootPem, serverName),
