@@ -66,7 +66,10 @@ export function useTunnelStage(): TunnelStage {
   return stage;
 }
 
-type StartOptions = Partial<Omit<Extract<AgentToWorker, { kind: 'start' }>, 'kind'>>;
+type StartOptions = Partial<Omit<Extract<AgentToWorker, { kind: 'start' }>, 'kind'>> & {
+  /** For the Node that runs the worker. */
+  nodeFlags?: string[];
+};
 
 type Kind = WorkerToAgent['kind'];
 type MessageOf<K extends Kind> = Extract<WorkerToAgent, { kind: K }>;
@@ -91,7 +94,12 @@ export interface Worker {
 }
 
 export async function startWorker(bundle: string, options: StartOptions = {}): Promise<Worker> {
-  const child = fork(bundle, [], { serialization: 'advanced', stdio: ['ignore', 'inherit', 'pipe', 'ipc'] });
+  const { nodeFlags = [], ...start } = options;
+  const child = fork(bundle, [], {
+    execArgv: nodeFlags,
+    serialization: 'advanced',
+    stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
+  });
   const said: WorkerToAgent[] = [];
   const listeners = new Set<Server>();
   const endpointsOf = new Map<string, Endpoint[]>();
@@ -169,7 +177,7 @@ export async function startWorker(bundle: string, options: StartOptions = {}): P
     stallTimeoutMs: 20_000,
     maxConnections: 1,
     callbackSocket: null,
-    ...options,
+    ...start,
   });
   return worker;
 }
