@@ -7,6 +7,7 @@ const usage = `usage: npm run bench [-- COMMAND] [OPTIONS]
   relay    (default) every relay under every load: throughput, latency, CPU, memory
   memory   our processes with 1, 100 and 500 idle tunnels: PSS, wake-ups, CPU; time of status and of a scrape
   latency  mount.efs with a stand-in for mount.nfs4 against a bare node
+  scale-up one NFS connection to a mount target that limits each TLS connection to 50 MiB/s, over one of them and over five
   gate     system calls for each record against fixed limits; status 1 when one is exceeded
 
   --json FILE         also write the figures
@@ -56,6 +57,15 @@ const commands = {
       coldRounds: options.short ? 1 : 10,
     });
     return { figures, text: formatLatency(figures), held: true };
+  },
+  async 'scale-up'(options) {
+    const { measureScaleUp, formatScaleUp } = await import('./scale-up.mjs');
+    const figures = await measureScaleUp({
+      say,
+      rounds: options.short ? 1 : Number(options.rounds),
+      seconds: options.short ? 2 : Number(options.seconds),
+    });
+    return { figures, text: formatScaleUp(figures), held: true };
   },
   async gate() {
     const { measureGate, formatGate } = await import('./gate.mjs');

@@ -1,8 +1,9 @@
 /*
  * The two ends of every measurement: a mount target that answers at once, and an NFS client that never waits.
  *
- *   load serve CERT KEY
+ *   load serve CERT KEY [BYTES_PER_SECOND]
  *       TLS on one port of 127.0.0.1, plain TCP on another; prints both port numbers, ends when stdin does.
+ *       With a limit each connection answers no faster, and bind calls are answered: up to five belong together.
  *   load drive PORT CONNECTIONS KINDS WARM_MS MEASURE_MS [PID...]
  *       KINDS = COUNTxCALL:REPLY[,...]: so many calls always outstanding on each connection, sizes in bytes
  *       with record mark. Prints one line of JSON about the measured window; CPU seconds of each PID are read
@@ -37,6 +38,8 @@ enum {
   call_header_bytes = 48,  /* mark, xid, CALL, version, program, version, procedure, two empty AUTH_NONE, reply length */
   reply_header_bytes = 28, /* mark, xid, REPLY, accepted, empty AUTH_NONE, status */
   nfs_program = 100003,
+  bind_program = 400123,
+  bind_reply_bytes = 28 + 4 + 64 + 16, /* reply type, partition, four settings */
   max_record_bytes = 8 << 20,
   server_buffer_bytes = 256 << 10,
   client_buffer_bytes = 1 << 20,
@@ -78,9 +81,22 @@ struct peer {
   SSL *ssl; /* NULL: plain TCP */
   uint8_t *in, *out;
   size_t out_bytes;
+  uint64_t free_at_ns; /* when the limit lets it answer again */
 };
 
 static SSL_CTX *tls_context;
+static uint64_t limit_bytes_per_second; /* 0: none */
+
+/* What was answered is paid for with time; a twentieth of a second can be saved up. */
+static void keep_to_limit(struct peer *peer, size_t bytes) {
+  uint64_t now = now_ns(), saved = 50000000u;
+  if (peer->free_at_ns + saved < now) peer->free_at_ns = now - saved;
+  peer->free_at_ns += bytes * 1000000000u / limit_bytes_per_second;
+  if (peer->free_at_ns <= now) return;
+  uint64_t wait = peer->free_at_ns - now;
+  struct timespec pause = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
+  while (nanosleep(&pause, &pause) != 0 && errno == EINTR) continue;
+}
 
 static bool flush(struct peer *peer) {
   size_t sent = 0;
@@ -114,7 +130,21 @@ static bool append(struct peer *peer, const uint8_t *bytes, size_t length) {
   return true;
 }
 
+/* Every connection is of the same partition; more of them are wanted after a second at a fifth of the limit. */
+static bool answer_bind(struct peer *peer, const uint8_t *call) {
+  uint8_t reply[bind_reply_bytes] = {0};
+  const uint32_t settings[4] = {5, (uint32_t)(limit_bytes_per_second / 5), 1, 1};
+  put32(reply, LAST_FRAGMENT | (bind_reply_bytes - mark_bytes));
+  memcpy(reply + 4, call + 4, 4);
+  put32(reply + 8, 1);
+  put32(reply + reply_header_bytes, 3);
+  memset(reply + reply_header_bytes + 4, 1, 64);
+  for (int i = 0; i < 4; i++) put32(reply + bind_reply_bytes - 16 + 4 * i, settings[i]);
+  return append(peer, reply, sizeof reply) && flush(peer);
+}
+
 static bool answer(struct peer *peer, const uint8_t *call) {
+  if (limit_bytes_per_second > 0 && get32(call + 16) == bind_program) return answer_bind(peer, call);
   bool known = get32(call + 16) == nfs_program;
   uint32_t reply_bytes = known ? get32(call + call_header_bytes - 4) : reply_header_bytes;
   uint8_t header[reply_header_bytes] = {0};
@@ -123,6 +153,7 @@ static bool answer(struct peer *peer, const uint8_t *call) {
   memcpy(header + 4, call + 4, 4);
   put32(header + 8, 1);
   put32(header + 24, known ? 0 : 1);
+  if (limit_bytes_per_second > 0) keep_to_limit(peer, reply_bytes);
   /* Each reply leaves at once and in TLS records of its own, as from a server with many threads. */
   return append(peer, header, sizeof header) && append(peer, NULL, reply_bytes - sizeof header) && flush(peer);
 }
@@ -491,8 +522,11 @@ static int drive(int argc, char **argv) {
 
 int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
-  if (argc == 4 && strcmp(argv[1], "serve") == 0) return serve(argv[2], argv[3]);
+  if ((argc == 4 || argc == 5) && strcmp(argv[1], "serve") == 0) {
+    limit_bytes_per_second = argc == 5 ? strtoull(argv[4], NULL, 10) : 0;
+    return serve(argv[2], argv[3]);
+  }
   if (argc >= 7 && strcmp(argv[1], "drive") == 0) return drive(argc - 2, argv + 2);
-  fprintf(stderr, "usage: load serve CERT KEY | load drive PORT CONNECTIONS KINDS WARM_MS MEASURE_MS [PID...]\n");
+  fprintf(stderr, "usage: load serve CERT KEY [BYTES_PER_SECOND] | load drive PORT CONNECTIONS KINDS WARM_MS MEASURE_MS [PID...]\n");
   return 2;
 }

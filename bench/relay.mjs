@@ -7,7 +7,7 @@ import { formatTable, median } from './tables.mjs';
 
 const kib = 2 ** 10;
 const mib = 2 ** 20;
-const warmMs = 700;
+const usualWarmMs = 700;
 /** What a READ's or WRITE's own words take beside the data. */
 const words = 160;
 
@@ -97,7 +97,7 @@ export async function measureRelays({ say, rounds, seconds, added, only, onlyLoa
 }
 
 /** One measured window on one relay. */
-export async function runLoad(stage, server, relay, load, seconds) {
+export async function runLoad(stage, server, relay, load, seconds, warmMs = usualWarmMs) {
   const pids = relay.pids();
   const kinds = load.kinds.map(([count, call, reply]) => `${count}x${call}:${reply}`).join(',');
   const words = [

@@ -27,7 +27,11 @@ export const ownRelays = {
 };
 
 /** @returns {Promise<Relay>} agent and worker; the command that keeps the tunnel open carries nothing. */
-export async function openEfsAgent(stage, server, { name = 'efs-agent', nodeFlags = [] } = {}) {
+export async function openEfsAgent(
+  stage,
+  server,
+  { name = 'efs-agent', nodeFlags = [], settings = [] } = {},
+) {
   const { tlsPort } = server;
   const lower = await freePort();
   const agent = await startAgent(stage, name.replace(/\W/g, '-'), {
@@ -36,7 +40,7 @@ export async function openEfsAgent(stage, server, { name = 'efs-agent', nodeFlag
       `port_range_lower_bound = ${lower}`,
       `port_range_upper_bound = ${lower + 50}`,
     ],
-    agent: [`mount_target_port = ${tlsPort}`],
+    agent: [`mount_target_port = ${tlsPort}`, ...settings],
     nodeFlags,
   });
   const command = [
