@@ -1,17 +1,18 @@
 // `bench latency`: how long mount.efs takes, all of it but the kernel's part: mount.nfs4 is a stand-in that succeeds
 // at once. Mount target and instance metadata are the local ones. A bare node in the same rounds is the yardstick.
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { chmodSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { commandLine, family, findProcesses } from './processes.mjs';
+import { commandLine, family, findProcesses, sumCpuSeconds } from './processes.mjs';
 import { describeMachine } from './relay.mjs';
 import { fileSystemId, firstLine, freePort, openStage, run, startAgent, waitFor } from './stage.mjs';
 import { formatTable, median } from './tables.mjs';
 
 /** Against `node -e 0` in the same round, and from nothing; docs/decisions/0005. */
-const goals = { warmAboveNodeMs: 100, coldMs: 1_500 };
+const goals = { warmAboveNodeMs: 100, coldMs: 1_500, crowdMs: 5_000 };
 
-export async function measureLatency({ say, rounds, coldRounds }) {
+export async function measureLatency({ say, rounds, coldRounds, crowd }) {
   const stage = await openStage({ say });
   try {
     const mounts = await openMounts(stage);
@@ -30,10 +31,12 @@ export async function measureLatency({ say, rounds, coldRounds }) {
       }
       if ((round + 1) % 5 === 0) say(`${round + 1} of ${rounds} rounds done`);
     }
+    const crowds = await measureCrowds(stage, mounts.warm, crowd);
     return {
       machine: describeMachine(),
       date: new Date().toISOString(),
       samples: Object.fromEntries(samples),
+      crowds,
     };
   } finally {
     await stage.close();
@@ -96,6 +99,39 @@ async function openMounts(stage) {
   return mounts;
 }
 
+/** So many at once: bare nodes, the yardstick, and mounts; with the CPU seconds that the agent's processes take for them. */
+async function measureCrowds(stage, { env, agentPid }, count) {
+  const bare = await runCrowd(count, () => ({ words: ['-e', '0'], environment: env }));
+  const agentCpu = () => sumCpuSeconds(family(agentPid));
+  const before = agentCpu();
+  const mounted = await runCrowd(count, (index) => {
+    const mountPoint = stage.path(`crowd-${index}`);
+    mkdirSync(mountPoint);
+    return mount('tls,iam')(stage, { env, mountPoint });
+  });
+  return { count, bare, mounted, agentCpuSeconds: agentCpu() - before };
+}
+
+/** Milliseconds from the start of all to the end of each; of those that failed, what they wrote. */
+async function runCrowd(count, commandOf) {
+  const commands = Array.from({ length: count }, (_, index) => commandOf(index));
+  const startedMs = performance.now();
+  const failures = [];
+  const elapsedMs = await Promise.all(
+    commands.map(async ({ words, environment }) => {
+      const child = spawn(process.execPath, words, { env: environment, stdio: ['ignore', 'ignore', 'pipe'] });
+      let stderr = '';
+      child.stderr.on('data', (chunk) => {
+        stderr += chunk;
+      });
+      const [status] = await once(child, 'close');
+      if (status !== 0) failures.push(stderr.trim());
+      return performance.now() - startedMs;
+    }),
+  );
+  return { elapsedMs, failures };
+}
+
 /** As after a minute without a new certificate. */
 async function endIdentity(stage, { agentPid }) {
   const [pid] = family(agentPid).filter((one) => commandLine(one).includes(join(stage.dist, 'identity.cjs')));
@@ -115,7 +151,7 @@ async function end(pids) {
 }
 
 /** The table as Markdown. */
-export function formatLatency({ machine, date, samples }) {
+export function formatLatency({ machine, date, samples, crowds }) {
   const bare = samples[node];
   const rows = Object.entries(samples).map(([name, own]) => [
     name,
@@ -136,7 +172,30 @@ export function formatLatency({ machine, date, samples }) {
       above <= goals.warmAboveNodeMs,
     ],
     ['no agent', `at most ${goals.coldMs} ms`, `${coldMs.toFixed(0)} ms`, coldMs <= goals.coldMs],
+    [
+      `${crowds.count} at once, 99th percentile`,
+      `at most ${goals.crowdMs} ms`,
+      `${percentile(crowds.mounted.elapsedMs, 0.99).toFixed(0)} ms`,
+      crowds.mounted.failures.length === 0 && percentile(crowds.mounted.elapsedMs, 0.99) <= goals.crowdMs,
+    ],
   ].map(([what, goal, measured, met]) => [what, goal, measured, met ? 'met' : 'MISSED']);
   const goalTable = formatTable(['mount.efs tls,iam, median', 'goal', 'measured', ''], verdict);
-  return `${machine}; ${date}.\n\n${table}\n\n${goalTable}\n`;
+  const crowdRows = [
+    [node, crowds.bare, null],
+    [warm, crowds.mounted, crowds.agentCpuSeconds],
+  ].map(([name, own, cpuSeconds]) => [
+    name,
+    String(own.failures.length),
+    percentile(own.elapsedMs, 0.5).toFixed(0),
+    percentile(own.elapsedMs, 0.99).toFixed(0),
+    cpuSeconds === null ? '-' : ((cpuSeconds * 1_000) / crowds.count).toFixed(1),
+  ]);
+  const crowdHead = [`${crowds.count} at once`, 'failed', 'p50 ms', 'p99 ms', 'CPU ms of the agent for each'];
+  const crowdTable = formatTable(crowdHead, crowdRows);
+  return `${machine}; ${date}.\n\n${table}\n\n${crowdTable}\n\n${goalTable}\n`;
+}
+
+function percentile(values, share) {
+  const ascending = values.toSorted((one, other) => one - other);
+  return ascending[Math.ceil(share * ascending.length) - 1];
 }
