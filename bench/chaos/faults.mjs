@@ -84,54 +84,13 @@ export const faults = [
       if (before === between) throw new Error(`still version ${before} after an upgrade`);
     },
   },
-  {
-    name: 'target-reset',
-    title: 'mount target: RST',
-    seconds: [0, 0],
-    run: ({ service }) => service.tell('reset'),
-  },
-  {
-    name: 'target-fin',
-    title: 'mount target: FIN',
-    seconds: [0, 0],
-    run: ({ service }) => service.tell('fin'),
-  },
-  {
-    name: 'half-close-down',
-    title: 'half-close: the mount target sends no more',
-    seconds: [0, 0],
-    run: ({ service }) => service.tell('halfClose', 'client'),
-  },
-  {
-    name: 'half-close-up',
-    title: 'half-close: the mount target hears no more',
-    seconds: [0, 0],
-    run: ({ service }) => service.tell('halfClose', 'target'),
-  },
-  {
-    name: 'drop-both',
-    title: 'packets lost both ways, no FIN',
-    seconds: [30, 5],
-    blocks: true,
-    limitMs: 3_000,
-    run: (world, ms) => losePackets(world, ms, 'up', 'down'),
-  },
-  {
-    name: 'drop-up',
-    title: 'packets lost on the way to the mount target',
-    seconds: [30, 5],
-    blocks: true,
-    limitMs: 3_000,
-    run: (world, ms) => losePackets(world, ms, 'up'),
-  },
-  {
-    name: 'drop-down',
-    title: 'packets lost on the way from the mount target',
-    seconds: [30, 5],
-    blocks: true,
-    limitMs: 3_000,
-    run: (world, ms) => losePackets(world, ms, 'down'),
-  },
+  breakConnections('target-reset', 'mount target: RST', 'reset'),
+  breakConnections('target-fin', 'mount target: FIN', 'fin'),
+  breakConnections('half-close-down', 'half-close: the mount target sends no more', 'halfClose', 'client'),
+  breakConnections('half-close-up', 'half-close: the mount target hears no more', 'halfClose', 'target'),
+  losePackets('drop-both', 'packets lost both ways, no FIN', 'up', 'down'),
+  losePackets('drop-up', 'packets lost on the way to the mount target', 'up'),
+  losePackets('drop-down', 'packets lost on the way from the mount target', 'down'),
   {
     name: 'target-stop',
     title: 'mount target SIGSTOP',
@@ -159,28 +118,12 @@ export const faults = [
       cable.setName(dnsName, home);
     },
   },
-  {
-    name: 'tls-hangs',
-    title: 'TLS handshake hangs, after RST',
-    seconds: [10, 3],
-    blocks: true,
-    async run({ service }, ms) {
-      await service.tell('hang', true);
-      await wait(ms);
-      await service.tell('hang', false);
-    },
-  },
-  {
-    name: 'wrong-certificate',
-    title: 'another server certificate, which nobody trusts, after RST',
-    seconds: [10, 3],
-    blocks: true,
-    async run({ service }, ms) {
-      await service.tell('impersonate', true);
-      await wait(ms);
-      await service.tell('impersonate', false);
-    },
-  },
+  refuseHandshakes('tls-hangs', 'TLS handshake hangs, after RST', 'hang'),
+  refuseHandshakes(
+    'wrong-certificate',
+    'another server certificate, which nobody trusts, after RST',
+    'impersonate',
+  ),
   {
     name: 'renewals',
     title: 'client certificates renewed each second',
@@ -245,7 +188,38 @@ export const faults = [
   },
 ];
 
-async function losePackets({ agent, cable }, ms, ...ways) {
+/** The proxy ends the connections that are there, in one of its ways. */
+function breakConnections(name, title, ...way) {
+  return { name, title, seconds: [0, 0], run: ({ service }) => service.tell(...way) };
+}
+
+/** The proxy keeps new connections from being of use, until it is told otherwise. */
+function refuseHandshakes(name, title, way) {
+  return {
+    name,
+    title,
+    seconds: [10, 3],
+    blocks: true,
+    async run({ service }, ms) {
+      await service.tell(way, true);
+      await wait(ms);
+      await service.tell(way, false);
+    },
+  };
+}
+
+function losePackets(name, title, ...ways) {
+  return {
+    name,
+    title,
+    seconds: [30, 5],
+    blocks: true,
+    limitMs: 3_000,
+    run: (world, ms) => cutCable(world, ms, ways),
+  };
+}
+
+async function cutCable({ agent, cable }, ms, ways) {
   const log = agent.openLog();
   const beginMs = performance.now();
   cable.cut(...ways);

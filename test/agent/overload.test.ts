@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type AgentStage, fileSystemId, openAgentStage, type Running } from '../support/agent-stage.ts';
+import { childrenOf, scriptOf } from '../support/processes.ts';
 import { call, reply } from '../support/rpc.ts';
 
 const mebibyte = 2 ** 20;
@@ -29,7 +30,7 @@ afterEach(async () => {
   undo = [];
 });
 
-test('fifty writers into a mount target that takes 1 MB/s: agent and worker stay below 192 MiB, and all data is right', {
+test('fifty writers into a mount target that takes 1 MB/s: agent, worker and identity process stay below 192 MiB, and all data is right', {
   timeout: 240_000,
 }, async () => {
   const sink = createSink();
@@ -40,14 +41,20 @@ test('fifty writers into a mount target that takes 1 MB/s: agent and worker stay
     'tunnel',
     fileSystemId,
     '-o',
-    'tls,mounttargetip=127.0.0.1',
+    'tls,accesspoint=fsap-0123456789abcdef0,mounttargetip=127.0.0.1',
   ]);
   await expect.poll(() => tunnel.stdout(), { timeout: 30_000 }).toContain('\n');
   const port = Number(tunnel.stdout().trim().split(':')[1]);
   const { pid: worker } = (await stage.status()).worker;
   let highestBytes = 0;
+  // The identity process, which has made the certificate for the access point, is there as well.
+  const unit = [agent.child.pid!, ...childrenOf(agent.child.pid!)];
+  const programs = unit.map((pid) => scriptOf(pid).split('/').at(-1));
   const sampling = setInterval(() => {
-    highestBytes = Math.max(highestBytes, residentBytes(agent.child.pid!) + residentBytes(worker!));
+    highestBytes = Math.max(
+      highestBytes,
+      unit.reduce((sum, pid) => sum + residentBytes(pid), 0),
+    );
   }, 100);
 
   const writing = Array.from({ length: writers }, (_, index) => write(port, index));
@@ -55,6 +62,7 @@ test('fifty writers into a mount target that takes 1 MB/s: agent and worker stay
   const sent = await Promise.all(writing);
   clearInterval(sampling);
 
+  expect(programs.sort()).toEqual(['agent.cjs', 'identity.cjs', 'worker.cjs']);
   expect(highestBytes).toBeGreaterThan(0);
   expect(highestBytes).toBeLessThan(limitBytes);
   expect(sink.digests().sort()).toEqual(sent.sort());

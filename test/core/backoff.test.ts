@@ -34,3 +34,32 @@ test('a later try never waits less than an earlier one with the same random numb
     }),
   );
 });
+
+test('five hundred sessions that lost their mount target together come back to it a few at a time', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1 }), fc.integer({ min: 5_000, max: 600_000 }), (seed, outageMs) => {
+      const random = evenNumbers(seed);
+
+      const comingBackMs = Array.from({ length: 500 }, () => {
+        let atMs = 0;
+        for (let attempt = 1; atMs < outageMs; attempt += 1) atMs += planDelayMs(attempt, random());
+        return atMs;
+      });
+
+      const perTenth = new Map<number, number>();
+      for (const atMs of comingBackMs)
+        perTenth.set(Math.floor(atMs / 100), (perTenth.get(Math.floor(atMs / 100)) ?? 0) + 1);
+      expect(Math.max(...perTenth.values())).toBeLessThan(70);
+      expect(Math.max(...comingBackMs)).toBeLessThanOrEqual(outageMs + 10_000);
+    }),
+  );
+});
+
+/** Numbers in [0, 1), evenly spread, the same ones for a seed: those of a property test gather at the edges. */
+function evenNumbers(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
