@@ -117,8 +117,12 @@ export function createMounts(ports: MountsPorts): Mounts {
     const { callerSocket } = mount.plan;
     if (callerSocket != null && wasUnderWay && !isUnderWay(mount)) await ports.callers.remove(callerSocket);
     if (mount.phase !== 'closing' || !served.delete(mount.id)) return;
-    await mount.close();
-    await ports.stateFiles.remove(mount.id);
+    try {
+      // While its port is still ours: a mount of the same name, on the same port, would lose its record.
+      await ports.stateFiles.remove(mount.id);
+    } finally {
+      await mount.close();
+    }
   }
 
   /** Null when there is nobody to call; then nobody will be called any more. */
@@ -207,6 +211,8 @@ export function createMounts(ports: MountsPorts): Mounts {
     const tables = await presence.look(candidates);
     for (const mount of candidates) {
       if (presence.of(mount) === 'unseen' && unseen === 'stay') continue;
+      // Another look may have closed it meanwhile, and has told of it.
+      const isNews = mount.phase !== 'closing';
       const sight: MountSight = {
         inTables: presence.of(mount) === 'there',
         connections: mount.openSessions(),
@@ -216,7 +222,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       await step(mount, { kind: 'looked', sight }).catch((error: unknown) =>
         logFailure('undo.failed', error),
       );
-      if (mount.phase === 'closing')
+      if (isNews && mount.phase === 'closing')
         log('info', 'mount.gone', { tunnel: mount.id, mountPoint: mount.plan.mountPoint });
     }
   }

@@ -121,6 +121,8 @@ function createSink() {
         for (const end = answered + count(chunk); answered < end; answered += 1)
           socket.write(reply(answered));
         allowedBytes -= chunk.length;
+        // Whoever was read from comes last the next time: no connection is silent for long.
+        if (sockets.delete(socket)) sockets.add(socket);
         if (!isReleased && allowedBytes <= 0) for (const one of sockets) one.pause();
       });
     },

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { type PlanPorts, planMount } from '../../src/agent/plan.ts';
+import { type PlanPorts, planMount, planRecordedMount, readOnce } from '../../src/agent/plan.ts';
 import { parseConfig } from '../../src/core/config.ts';
 import { AgentError } from '../../src/core/errors.ts';
 import type { InstanceFacts } from '../../src/core/identity-protocol.ts';
@@ -22,7 +22,7 @@ interface World {
   fips: boolean;
 }
 
-function planOf(options: string, changes: Partial<World> = {}, device = 'fs-0123abcd') {
+function openWorld(changes: Partial<World>): { world: World; ports: PlanPorts } {
   const world: World = {
     config: '',
     environment: {},
@@ -52,6 +52,11 @@ function planOf(options: string, changes: Partial<World> = {}, device = 'fs-0123
       },
     },
   };
+  return { world, ports };
+}
+
+function planOf(options: string, changes: Partial<World> = {}, device = 'fs-0123abcd') {
+  const { world, ports } = openWorld(changes);
   const spec = parseMountSpec(device, parseOptions(options));
   const { environment } = world;
   return planMount(ports, { spec, mountPoint: '/mnt', environment, callerSocket: null }).then(
@@ -188,4 +193,45 @@ test('the roots are those of the option, then of the region, then of the configu
   expect((await planOf('tls', { config })).trustedRootsPem).toEqual(['/region.pem']);
   expect((await planOf('tls,region=eu-west-1', { config })).trustedRootsPem).toEqual(['/mount.pem']);
   expect((await planOf('', { config })).trustedRootsPem).toEqual([]);
+});
+
+test('an agent that takes up many mounts reads the configuration and each CA file once', async () => {
+  const { ports } = openWorld({});
+  const read: string[] = [];
+  const counting = readOnce({
+    ...ports,
+    readConfig() {
+      read.push('configuration');
+      return ports.readConfig();
+    },
+    readTrustedRoots(path, named) {
+      read.push(path);
+      return ports.readTrustedRoots(path, named);
+    },
+  });
+
+  const plans = await Promise.all(
+    ['tls', 'tls', 'tls,cafile=/a.pem', 'tls,cafile=/a.pem'].map((options, index) =>
+      planRecordedMount(counting, {
+        mountId: `m${index}`,
+        fileSystemId: 'fs-0123abcd',
+        accessPointId: null,
+        path: '/',
+        mountPoint: `/mnt/${index}`,
+        port: 20_049 + index,
+        dnsName: 'fs-0123abcd.efs.us-east-1.amazonaws.com',
+        region: 'us-east-1',
+        spec: parseMountSpec('fs-0123abcd', parseOptions(options)),
+        environment: {},
+        createdAtMs: 0,
+        callerSocket: null,
+      }),
+    ),
+  );
+
+  expect(plans.map(({ localPorts }) => localPorts.lower)).toEqual([20_049, 20_050, 20_051, 20_052]);
+  expect(plans[3]!.trustedRootsPem).toEqual(['/a.pem']);
+  expect(read.filter((name) => name === 'configuration')).toHaveLength(1);
+  expect(read.filter((name) => name === '/a.pem')).toHaveLength(1);
+  expect(read).toHaveLength(3);
 });
