@@ -1,5 +1,6 @@
 import http from 'node:http';
-import { setTimeout } from 'node:timers/promises';
+import { setTimeout as wait } from 'node:timers/promises';
+import { startPatience } from '../core/patience.ts';
 
 /** What an endpoint on this host or link answered. `reason` is one phrase for a person; it never quotes the answer. */
 export type LocalAnswer =
@@ -28,7 +29,7 @@ const answerBytes = 65_536;
 export async function askLocal(url: URL, request: LocalRequest = {}): Promise<LocalAnswer> {
   const first = await attempt(url, request, firstAttemptMs);
   if (!first.mayPass) return first.answer;
-  await setTimeout(retryPauseMs);
+  await wait(retryPauseMs);
   return request.budget?.aborted ? first.answer : (await attempt(url, request, secondAttemptMs)).answer;
 }
 
@@ -42,8 +43,9 @@ async function attempt(
   { method = 'GET', headers = {}, budget }: LocalRequest,
   attemptMs: number,
 ): Promise<{ answer: LocalAnswer; mayPass: boolean }> {
-  const timeout = AbortSignal.timeout(attemptMs);
-  const signal = budget ? AbortSignal.any([timeout, budget]) : timeout;
+  const timeout = new AbortController();
+  const patience = openPatience(timeout, attemptMs);
+  const signal = budget ? AbortSignal.any([timeout.signal, budget]) : timeout.signal;
   try {
     const { status, body } = await exchange(url, method, headers, signal);
     if (status === 200) return { answer: { kind: 'ok', body }, mayPass: false };
@@ -57,7 +59,18 @@ async function attempt(
     }
     const code = (thrown as NodeJS.ErrnoException).code ?? 'the connection failed';
     return { answer: { kind: 'none', reason: `no answer: ${code}` }, mayPass: code === 'ECONNRESET' };
+  } finally {
+    patience.cancel();
   }
+}
+
+/** Aborts what is silent for so long, as far as this process was able to listen. Units: milliseconds. */
+export function openPatience(abort: AbortController, limitMs: number): { cancel(): void } {
+  const schedule = (delayMs: number, run: () => void) => {
+    const timer = setTimeout(run, delayMs).unref();
+    return { cancel: () => clearTimeout(timer) };
+  };
+  return startPatience(schedule, limitMs, () => abort.abort());
 }
 
 async function exchange(url: URL, method: string, headers: Record<string, string>, signal: AbortSignal) {

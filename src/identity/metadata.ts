@@ -1,7 +1,7 @@
 import { AgentError, asAgentError, faults } from '../core/errors.ts';
 import type { InstanceFacts } from '../core/identity-protocol.ts';
 import { type Keys, parseKeys, parseObject } from './keys.ts';
-import { askLocal, type LocalAnswer, showUrl } from './local-http.ts';
+import { askLocal, type LocalAnswer, openPatience, showUrl } from './local-http.ts';
 
 /**
  * Where the instance metadata service answers: where the caller's environment says, else at its IPv4 or IPv6 address;
@@ -115,7 +115,9 @@ async function openMetadata(endpoint: string | null): Promise<Metadata> {
   if (endpoint === null) {
     throw new AgentError('credentials.missing', 'not asked, because AWS_EC2_METADATA_DISABLED is true');
   }
-  const budget = AbortSignal.timeout(budgetMs);
+  const budgetEnd = new AbortController();
+  openPatience(budgetEnd, budgetMs);
+  const budget = budgetEnd.signal;
   const bodyOf = (answer: LocalAnswer): string => {
     if (answer.kind === 'ok') return answer.body;
     const where = showUrl(new URL(endpoint)).replace(/\/$/, '');

@@ -6,7 +6,8 @@ import {
   type ProxyIdentity,
   parseBindReply,
 } from '../core/bind-call.ts';
-import type { Upstream } from './dial.ts';
+import { startPatience } from '../core/patience.ts';
+import { schedule, type Upstream } from './dial.ts';
 
 /**
  * Binds a fresh connection.
@@ -24,15 +25,14 @@ export function bindUpstream(
   return new Promise((resolve) => {
     let received = Buffer.alloc(0);
     const finish = (reply: BindReply): void => {
-      clearTimeout(timer);
+      patience.cancel();
       socket.off('end', ended).off('close', ended);
       upstream.readInto(() => true);
       resolve(reply);
     };
     const ended = (): void => finish({ kind: 'surprise', why: 'the mount target closed the connection' });
-    const timer = setTimeout(
-      () => finish({ kind: 'surprise', why: `no answer within ${timeoutMs} ms` }),
-      timeoutMs,
+    const patience = startPatience(schedule, timeoutMs, () =>
+      finish({ kind: 'surprise', why: `no answer within ${timeoutMs} ms` }),
     );
     socket.on('end', ended).on('close', ended);
     upstream.readInto((bytes) => {

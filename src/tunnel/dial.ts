@@ -2,6 +2,7 @@ import { constants } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import tls from 'node:tls';
 import { AgentError, type FaultCode, faults } from '../core/errors.ts';
+import { startPatience } from '../core/patience.ts';
 import type { Endpoint, TlsMaterial, UpstreamFacts } from '../core/worker-protocol.ts';
 
 /** An address that has not connected after this long gets company from the next one. */
@@ -145,7 +146,7 @@ export function dialUpstream(request: DialRequest): Promise<Upstream> {
     let stagger: NodeJS.Timeout | undefined;
 
     const finish = (): void => {
-      clearTimeout(deadline);
+      deadline.cancel();
       clearTimeout(stagger);
       request.signal.removeEventListener('abort', abort);
       for (const attempt of attempts) attempt.abandon();
@@ -181,10 +182,10 @@ export function dialUpstream(request: DialRequest): Promise<Upstream> {
       if (waiting.length > 0) stagger = setTimeout(startNext, staggerMs);
     };
 
-    const deadline = setTimeout(() => {
+    const deadline = startPatience(schedule, request.timeoutMs, () => {
       for (const attempt of attempts) failures.push(attempt.silence(request.timeoutMs));
       fail(furthest(failures));
-    }, request.timeoutMs);
+    });
     request.signal.addEventListener('abort', abort);
     if (request.signal.aborted) abort();
     else if (waiting.length === 0) {
@@ -284,7 +285,7 @@ class Attempt {
   readonly #socket: tls.TLSSocket;
   readonly #events: AttemptEvents;
   #connectedMonoMs: number | null = null;
-  #phaseDeadline: NodeJS.Timeout;
+  #phaseDeadline: { cancel(): void };
   #certificate: tls.PeerCertificate | null = null;
   #over = false;
 
@@ -314,7 +315,7 @@ class Attempt {
     socket.once('connect', () => {
       if (this.#over) return;
       this.#connectedMonoMs = performance.now();
-      clearTimeout(this.#phaseDeadline);
+      this.#phaseDeadline.cancel();
       this.#phaseDeadline = this.#allowHalf();
       events.connected();
     });
@@ -357,16 +358,16 @@ class Attempt {
     if (this.#end()) this.#socket.destroy();
   }
 
-  #allowHalf(): NodeJS.Timeout {
+  #allowHalf(): { cancel(): void } {
     const halfMs = Math.ceil(this.#request.timeoutMs / 2);
-    return setTimeout(() => {
+    return startPatience(schedule, halfMs, () => {
       // It has answered, and there is nothing better to do than to wait for the rest.
       if (this.#connectedMonoMs !== null && this.#events.isLast()) return;
       const error = this.silence(halfMs);
       if (!this.#end()) return;
       this.#socket.destroy();
       this.#events.failed(error);
-    }, halfMs);
+    });
   }
 
   #fail(thrown: Error): void {
@@ -387,9 +388,14 @@ class Attempt {
   #end(): boolean {
     if (this.#over) return false;
     this.#over = true;
-    clearTimeout(this.#phaseDeadline);
+    this.#phaseDeadline.cancel();
     return true;
   }
+}
+
+export function schedule(delayMs: number, run: () => void): { cancel(): void } {
+  const timer = setTimeout(run, delayMs);
+  return { cancel: () => clearTimeout(timer) };
 }
 
 const plainText = Buffer.allocUnsafeSlow(recordBytes);
