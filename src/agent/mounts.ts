@@ -100,6 +100,10 @@ export function createMounts(ports: MountsPorts): Mounts {
     isReserved: (port) => restorer.isReserved(port),
   };
 
+  /** Aborted when the caller of a mount has left. */
+  const callerSignals = new WeakMap<Mount, AbortSignal>();
+  /** Called at the next step in the life of any mount. */
+  const awaitingStep: (() => void)[] = [];
   const presence = createPresence(ports.readMountTables);
   /** Monotonic milliseconds at which mount.nfs4 had succeeded. */
   const mountedAtMonoMs = new WeakMap<Mount, number>();
@@ -114,6 +118,7 @@ export function createMounts(ports: MountsPorts): Mounts {
   async function step(mount: Mount, event: MountEvent): Promise<void> {
     const wasUnderWay = isUnderWay(mount);
     mount.phase = decideMount(mount.phase, event);
+    for (const wake of awaitingStep.splice(0)) wake();
     const { callerSocket } = mount.plan;
     if (callerSocket != null && wasUnderWay && !isUnderWay(mount)) await ports.callers.remove(callerSocket);
     if (mount.phase !== 'closing' || !served.delete(mount.id)) return;
@@ -133,13 +138,21 @@ export function createMounts(ports: MountsPorts): Mounts {
     return caller;
   }
 
-  /** A record of an earlier mount there goes, if that is gone. Errors: `mountpoint.busy` while another is under way. */
+  /**
+   * A record of an earlier mount there goes, if that is gone; one whose caller has left is waited for until it is undone.
+   *
+   * Errors: `mountpoint.busy` while another is under way.
+   */
   async function claim(mountPoint: string): Promise<void> {
     await mounts.unmounted(mountPoint);
-    const isTaken = [...served.values()].some(
+    const underWay = [...served.values()].find(
       (mount) => mount.plan.mountPoint === mountPoint && isUnderWay(mount),
     );
-    if (!isTaken) return;
+    if (underWay === undefined) return;
+    if (callerSignals.get(underWay)?.aborted) {
+      await new Promise<void>((wake) => awaitingStep.push(wake));
+      return claim(mountPoint);
+    }
     throw new AgentError('mountpoint.busy', `another command is mounting on ${mountPoint} at this moment`, {
       mountPoint,
       hint: 'Wait for it, and try again.',
@@ -277,6 +290,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       if (request.mountPoint !== null) await claim(request.mountPoint);
       const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
       served.set(mount.id, mount);
+      callerSignals.set(mount, signal);
       try {
         await mount.establish(signal, report);
         if (request.mountPoint === null) await step(mount, { kind: 'kept' });

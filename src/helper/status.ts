@@ -10,6 +10,7 @@ import {
   type StatusReport,
 } from '../core/status-report.ts';
 import { version } from '../core/version.ts';
+import { isAgentStopped } from '../host/agent-pid.ts';
 import { readOwnMountTable } from '../host/own-mounts.ts';
 import { readStateFiles, statusSocketPath } from '../host/runtime-dir.ts';
 import { agentDirectory, type Caller } from './caller.ts';
@@ -40,11 +41,14 @@ export async function readStatusReport(caller: Caller): Promise<StatusReport> {
     const agent = await connect().catch((error: unknown) => connectAsUser(directory, error));
     if (agent === null) return reportRecords('absent', version, await readRecords(directory), entries);
     try {
-      return reportAgent(await askStatus(agent, caller), entries);
+      // To wait for the answer of one that cannot answer helps nobody.
+      if (!(await isAgentStopped(directory))) return reportAgent(await askStatus(agent, caller), entries);
     } catch (thrown) {
       if (asAgentError(thrown).code !== 'agent.unreachable') throw thrown;
-      return reportRecords('silent', version, await readRecords(directory), entries);
+    } finally {
+      agent.close();
     }
+    return reportRecords('silent', version, await readRecords(directory), entries);
   }
 
   const [own, ...others] = await Promise.all([

@@ -25,3 +25,15 @@ export async function readAgentPid(directory: string): Promise<number | null> {
     return null;
   }
 }
+
+/**
+ * Whether the agent that serves this runtime directory was stopped by a signal or a debugger: it takes connections, which
+ * wait in its backlog, and answers none until it is continued. Source: proc_pid_stat(5).
+ */
+export async function isAgentStopped(directory: string): Promise<boolean> {
+  const pid = await readAgentPid(directory);
+  if (pid === null) return false;
+  const stat = await readFile(`/proc/${pid}/stat`, 'latin1').catch(() => '');
+  // The name of the process comes before, in parentheses, and may hold anything.
+  return /^ [Tt] /.test(stat.slice(stat.lastIndexOf(')') + 1));
+}

@@ -9,6 +9,7 @@ import {
   type Running,
   waitFor,
 } from '../support/agent-stage.ts';
+import { askForMount } from '../support/control-conversation.ts';
 import { childrenOf, scriptOf } from '../support/processes.ts';
 
 const role = 'arn:aws:iam::111122223333:role/efs-client';
@@ -135,6 +136,22 @@ test('a caller that is killed during the mount, with its mount.nfs4, leaves no t
 
   caller.child.kill('SIGKILL');
   process.kill(Number(readFileSync(join(stage.directory, 'started'), 'utf8')), 'SIGKILL');
+
+  await expect.poll(async () => (await stage.status()).mounts, { timeout: 10_000 }).toEqual([]);
+  expect(stage.stateFiles()).toEqual([]);
+});
+
+test('a mount right after one that was broken off is not told that another command is mounting there', async () => {
+  await stage.startTarget();
+  await stage.startAgent();
+
+  for (let round = 0; round < 10; round += 1) {
+    const opening = await askForMount(stage, '/mnt');
+    opening.hangUp();
+    const mounting = await askForMount(stage, '/mnt');
+    await mounting.ready();
+    mounting.hangUp();
+  }
 
   await expect.poll(async () => (await stage.status()).mounts, { timeout: 10_000 }).toEqual([]);
   expect(stage.stateFiles()).toEqual([]);

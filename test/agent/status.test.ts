@@ -4,9 +4,10 @@ import { request } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { StatusReport } from '../../src/core/status-report.ts';
 import { type AgentStage, fileSystemId, openAgentStage, waitFor } from '../support/agent-stage.ts';
+import { askForMount } from '../support/control-conversation.ts';
 
 const schema = JSON.parse(readFileSync('docs/status.schema.json', 'utf8')) as object;
 const isDocumented = new Ajv2020({ allErrors: true, allowUnionTypes: true }).compile(
@@ -15,7 +16,7 @@ const isDocumented = new Ajv2020({ allErrors: true, allowUnionTypes: true }).com
 
 let stage: AgentStage;
 beforeEach(() => {
-  stage = openAgentStage([23150, 23169]);
+  stage = openAgentStage([23600, 23849]);
 });
 afterEach(() => stage.close());
 
@@ -39,6 +40,15 @@ async function mount(): Promise<number> {
   const options = 'tls,mounttargetip=127.0.0.1';
   expect(await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', options)).toMatchObject({ status: 0 });
   return Number(/port=(\d+)/.exec(stage.nfsCalls()[0]!)![1]);
+}
+
+/** Mounts without the processes of mount.efs and mount.nfs4; gives the port of the tunnel. */
+async function mountQuickly(mountPoint: string): Promise<number | null> {
+  const mounting = await askForMount(stage, mountPoint);
+  const port = await mounting.ready();
+  await mounting.confirm();
+  mounting.hangUp();
+  return port;
 }
 
 test('status --json is as its schema says: without an agent, with a mount, and after the agent is gone', async () => {
@@ -85,6 +95,35 @@ test('status shows the bytes, the requests that wait for a silent mount target, 
   kernel.destroy();
 });
 
+test('with 200 mounts of a mount target that hangs, status tells of them all; and when the agent is stopped, continued, dead', async () => {
+  const target = await stage.startTarget(undefined, (socket) => void socket.resume());
+  const agent = await stage.startAgent();
+  const ports = await Promise.all(Array.from({ length: 200 }, (_, index) => mountQuickly(`/mnt/${index}`)));
+  const kernel = connect({ port: ports[0]!, host: '127.0.0.1' });
+  kernel.on('error', () => {});
+  onTestFinished(() => void kernel.destroy());
+  kernel.write(Buffer.from(`800000280000000100000000000000020001${'00'.repeat(26)}`, 'hex'));
+  const states = async () => {
+    const { status, report } = await readStatus();
+    // The one that waits for an answer is stalled after a while.
+    const kinds = report.mounts.map(({ state }) => (state === 'stalled' ? 'mounted' : state));
+    return { status, agent: report.agent, mounts: kinds.length, states: [...new Set(kinds)].sort() };
+  };
+
+  await expect
+    .poll(async () => (await readStatus()).report.mounts.map(({ requestsInFlight }) => requestsInFlight))
+    .toContain(1);
+  expect(await states()).toEqual({ status: 0, agent: 'running', mounts: 200, states: ['mounted'] });
+  agent.child.kill('SIGSTOP');
+  expect(await states()).toEqual({ status: 3, agent: 'silent', mounts: 200, states: ['unwatched'] });
+  agent.child.kill('SIGCONT');
+  expect(await states()).toEqual({ status: 0, agent: 'running', mounts: 200, states: ['mounted'] });
+  agent.child.kill('SIGKILL');
+  await agent.ended;
+  expect(await states()).toEqual({ status: 3, agent: 'absent', mounts: 200, states: ['unwatched'] });
+  await target.close();
+});
+
 test('status says that a mount reconnects while its mount target is away, and why', async () => {
   const target = await stage.startTarget();
   const agent = await stage.startAgent();
@@ -119,7 +158,7 @@ test('the log level of a running agent changes, and goes back by itself', async 
 
 test('metrics are served on the socket, and on TCP when that is configured, with the bytes of each mount', async () => {
   const { port } = await stage.startTarget();
-  stage.configure([], [`mount_target_port = ${port}`, 'max_connections = 1', 'metrics_listen = 23169']);
+  stage.configure([], [`mount_target_port = ${port}`, 'max_connections = 1', 'metrics_listen = 23850']);
   const agent = await stage.startAgent();
   await mount();
 

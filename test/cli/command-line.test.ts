@@ -1,9 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import fc from 'fast-check';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import { runCommandLine } from '../../src/cli/command-line.ts';
 import { listEffectiveSettings } from '../../src/core/config.ts';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
@@ -119,10 +119,12 @@ test('a mount without tls is found in the table by where it is, its bind mounts 
 });
 
 test.each([
-  ['is gone', false],
-  ['does not answer', true],
-])('status shows what is recorded when the agent %s, and ends with 3', async (_what, isThere) => {
-  caller.limits.closeMs = 100;
+  ['is gone', false, 100],
+  ['does not answer', true, 100],
+  ['was stopped: it is not waited for', true, 3_600_000],
+])('status shows what is recorded when the agent %s, and ends with 3', async (_what, isThere, closeMs) => {
+  caller.limits.closeMs = closeMs;
+  if (closeMs > 100) await writeStoppedAgent();
   stage.write('mountinfo', nfsMount(20_049, '/mnt/efs', '/srv/bind').join('\n'));
   mkdirSync(join(stage.directory, 'run/mounts'));
   stage.write('run/mounts/m1.json', recordOf('/mnt/efs', 20_049));
@@ -143,6 +145,19 @@ test.each([
     },
   ]);
 });
+
+/** As the record of a running agent has it: the number of a process that is one, here one that Ctrl-Z stopped. */
+async function writeStoppedAgent(): Promise<void> {
+  stage.write('agent.cjs', "console.log('there'); process.stdin.resume();");
+  const agent = spawn(process.execPath, [join(stage.directory, 'agent.cjs')], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  });
+  await once(agent.stdout, 'data');
+  agent.kill('SIGSTOP');
+  onTestFinished(() => void agent.kill('SIGKILL'));
+  await expect.poll(() => readFileSync(`/proc/${agent.pid}/stat`, 'utf8')).toContain(') T ');
+  stage.write('run/agent.pid', `${agent.pid}\n`);
+}
 
 test('the status of ten thousand mounts arrives whole', async () => {
   const { mounts, ...status } = statusOf('/mnt/efs');
