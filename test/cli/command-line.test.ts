@@ -1,10 +1,10 @@
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
-import { runCommandLine } from '../../src/cli/command-line.ts';
+import { prepareCommandLine, runCommandLine } from '../../src/cli/command-line.ts';
 import { listEffectiveSettings } from '../../src/core/config.ts';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
 import { formatMountState } from '../../src/core/mount-state.ts';
@@ -388,34 +388,27 @@ test('a reader that goes away is no failure', async () => {
   expect(await once(child, 'exit')).toEqual([0, null]);
 });
 
-const word = fc.oneof(
-  fc.constantFrom(
-    'mount',
-    'umount',
-    'status',
-    'tunnel',
-    '-o',
-    '-v',
-    '-f',
-    '-l',
-    '--json',
-    '--',
-    '-',
-    '',
-    '--no-json',
-    '--json=false',
+/** Every command there is, a new one too. */
+const commandNames = [
+  ...execFileSync(process.execPath, [program, '--help'], { encoding: 'utf8' }).matchAll(
+    /^ {2}efs-agent (\S+)/gm,
   ),
+].map(([, name]) => name!);
+
+const word = fc.oneof(
+  fc.constantFrom(...commandNames),
+  fc.constantFrom('-o', '-v', '-f', '-l', '--json', '--', '-', '', '--no-json', '--json=false'),
   fc.constantFrom(
-    'explain',
-    'policy',
     'check',
     '--as',
     'anonymous',
-    'config',
-    'whoami',
-    'doctor',
     '--fstab',
-    'bundle',
+    '--for',
+    'debug',
+    'bash',
+    '--file-system',
+    '--listen',
+    '--container',
   ),
   fc.constantFrom(
     fileSystemId,
@@ -435,9 +428,19 @@ const word = fc.oneof(
 );
 
 test('no command line shows a stack trace, a defect, or ends without a word', async () => {
+  expect(commandNames).toContain('log-level');
   await fc.assert(
     fc.asyncProperty(fc.array(word, { maxLength: 7 }), async (argv) => {
-      fc.pre(!argv.includes('agent') && !argv.includes('target'));
+      // What is well formed would run until it is ended: it is only read.
+      if (argv.includes('agent') || argv.includes('target')) {
+        const reading = prepareCommandLine(argv, stage.caller({ program: 'efs-agent' }));
+        const thrown: unknown = await reading.then(
+          () => null,
+          (error) => error,
+        );
+        if (thrown !== null) expect(thrown).toMatchObject({ code: 'usage' });
+        return;
+      }
       // These two look at the whole machine once they have root.
       const looks = argv.includes('doctor') || argv.includes('bundle');
       const one = stage.caller({ program: 'efs-agent', uid: looks ? 1_000 : 0 });
