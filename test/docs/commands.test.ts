@@ -11,7 +11,10 @@ const folder = (name: string) =>
   readdirSync(name)
     .filter((file) => file.endsWith('.md'))
     .map((file) => `${name}/${file}`);
-const pages = ['README.md', 'CONTRIBUTING.md', ...folder('docs'), 'contrib/cdk/README.md'];
+const pages = [
+  ...['README.md', 'CONTRIBUTING.md', 'SECURITY.md', ...folder('docs'), ...folder('bench')],
+  ...readdirSync('contrib').flatMap((name) => folder(`contrib/${name}`)),
+];
 const scripts = (JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> })
   .scripts;
 const program = resolve('dist/efs-agent.mjs');
@@ -21,28 +24,53 @@ interface Command {
   words: string[];
 }
 
-/** Every command of a fenced block of shell: comments, continued lines, variables before it and sudo taken away. */
+/** What stands before a command, and is none of ours. */
+const prefixes = /^(sudo|[A-Z_]+=.*|\/usr\/lib\/efs-agent\/entry)$/;
+
+/**
+ * The commands of a page: the lines of its blocks of shell, what was typed in its blocks of output (behind `#` or `$`),
+ * the `command:` of its YAML, and what it names in passing, if that begins as a command of ours and is whole.
+ *
+ * Comments, continued lines, variables and programs that only run another one are taken away.
+ */
 function listCommands(page: string): Command[] {
   const commands: Command[] = [];
-  let inShell = false;
+  let block: string | null = null;
   let pending = '';
   readFileSync(page, 'utf8')
     .split('\n')
     .forEach((line, index) => {
-      if (line.startsWith('```')) inShell = !inShell && line === '```sh';
-      else if (inShell && line.endsWith('\\')) pending += `${line.slice(0, -1)} `;
-      else if (inShell) {
-        for (const text of `${pending}${line}`.replace(/(^|\s)#.*$/, '').split(/ && | \| |; /)) {
-          const words = [...text.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map(
-            ([, one, two, bare]) => one ?? two ?? bare!,
-          );
-          while (/^(sudo|[A-Z_]+=.*)$/.test(words[0] ?? '')) words.shift();
-          if (words.length > 0) commands.push({ where: `${page}:${index + 1}`, words });
-        }
+      const add = (words: string[]) => {
+        const behind = words[0] === 'kubectl' ? words.slice(words.indexOf('--') + 1) : words;
+        while (prefixes.test(behind[0] ?? '')) behind.shift();
+        if (behind.length > 0) commands.push({ where: `${page}:${index + 1}`, words: behind });
+      };
+      const addLine = (text: string) => {
+        for (const one of text.replace(/(^|\s)#.*$/, '').split(/ && | \| |; /)) add(splitWords(one));
+      };
+      if (line.startsWith('```')) block = block === null ? line.slice(3) : null;
+      else if (block === 'sh' && line.endsWith('\\')) pending += `${line.slice(0, -1)} `;
+      else if (block === 'sh') {
+        addLine(`${pending}${line}`);
         pending = '';
+      } else if (block === 'yaml') {
+        const list = /^\s*command: (\[.*\])$/.exec(line)?.[1];
+        if (list !== undefined) add(JSON.parse(list) as string[]);
+      } else if (block === '') {
+        const typed = /^[#$] (.*)$/.exec(line)?.[1];
+        if (typed !== undefined) addLine(typed);
+      } else if (block === null) {
+        // The name of a command, without what it needs.
+        for (const [, text = ''] of line.matchAll(/`((?:efs-agent|mount -t efs|npm run) [^`]*)`/g))
+          if (/^efs-agent( [a-z][a-z-]*)+$/.test(text)) addLine(`${text} --help`);
+          else if (!/[<…[]|\.\.\./.test(text)) addLine(text);
       }
     });
   return commands;
+}
+
+function splitWords(text: string): string[] {
+  return [...text.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map(([, one, two, bare]) => one ?? two ?? bare!);
 }
 
 const all = pages.flatMap(listCommands);
@@ -68,6 +96,14 @@ const provable: Record<string, (words: string[]) => unknown> = {
     parseMount(words.slice(2));
   },
   umount: (words) => parseUmountArgv(words),
+  // The program of contrib/cdk on the instance; it tells an option that it does not have.
+  '/usr/lib/efs-agent/bin/node': ([script = '', ...rest]) => {
+    const program = [join('contrib/cdk', script), ...rest, '--help'];
+    expect(spawnSync(process.execPath, program, { encoding: 'utf8' })).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
+  },
   npm: ([verb, name = '']) => {
     if (verb === 'run') expect(Object.keys(scripts)).toContain(name);
     else expect(['ci', 'install', 'pack']).toContain(verb);
@@ -102,6 +138,7 @@ const elsewhere: Record<string, string> = {
   mkdir: 'a step on the way',
   cp: 'a step on the way',
   df: 'test/kernel/scenes.test.ts',
+  ss: 'test/kernel/scenes.test.ts',
 };
 
 test('there are commands in the documents, and each is proved here or says where it is', () => {
@@ -117,6 +154,19 @@ for (const { where, words } of all.filter(({ words: [name = ''] }) => name in pr
     await provable[words[0]!]!(words.slice(1));
   });
 }
+
+test('no page has commands in a block that nobody reads: indented ones, and fences of unknown kinds', () => {
+  for (const page of pages) {
+    const text = readFileSync(page, 'utf8');
+    const kinds = [...text.matchAll(/^```(\S*)$/gm)].map(([, kind = '']) => kind);
+    expect(
+      kinds.filter((kind) => !['', 'sh', 'json', 'ini', 'yaml', 'text'].includes(kind)),
+      page,
+    ).toEqual([]);
+    const outside = text.replaceAll(/^```[\s\S]*?^```$/gm, '');
+    expect(outside.match(/\n\n {4,}\S.*/g) ?? [], page).toEqual([]);
+  }
+});
 
 test('scripts of this clone that are named are there and can be run', () => {
   const own = all.filter(({ words: [name = ''] }) => /^(\.|scripts)\//.test(name));
@@ -175,7 +225,7 @@ test('the lines for fstab in the documents are what mount.efs understands', () =
 
 test('links in the documents resolve', () => {
   let links = 0;
-  for (const page of [...pages, ...folder('docs/decisions'), ...folder('bench')]) {
+  for (const page of [...pages, ...folder('docs/decisions')]) {
     for (const [, target = ''] of readFileSync(page, 'utf8').matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https?:/.test(target)) continue;
       const [path = '', anchor] = target.split('#');
