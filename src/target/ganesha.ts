@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { accessSync, constants, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { AgentError } from '../core/errors.ts';
@@ -101,12 +102,21 @@ export async function openBackend(
   throw new AgentError(
     'nfs.failed',
     `${program} does not start for ${root.directory}: ${lastWords(logFile)}`,
-    {
-      root: root.name,
-      hint: `Read ${logFile}.`,
-    },
+    { root: root.name, hint: hasOwnAddress() ? `Read ${logFile}.` : secondAddressHint },
   );
 }
+
+/**
+ * Whether the machine has any IPv4 address but 127.0.0.1. Where it has none, as a laptop without a network, resolvers that are
+ * asked for usable addresses alone (getaddrinfo(3), AI_ADDRCONFIG, which NFS-Ganesha sets) do not even find 127.0.0.1.
+ */
+function hasOwnAddress(): boolean {
+  const addresses = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  return addresses.some(({ family, address }) => family === 'IPv4' && address !== '127.0.0.1');
+}
+
+const secondAddressHint =
+  'NFS-Ganesha takes a machine with no IPv4 address but 127.0.0.1 for one without any: connect a network, or give it a second address, which stays until the next boot: ip address add 127.0.0.2/8 dev lo';
 
 function startProcess(ganesha: string, directory: string, logFile: string, port: number): Backend {
   const args = [

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -374,4 +374,39 @@ describe.skipIf(whyNoServer !== null)('efs-agent target', () => {
     expect(errors()).toContain(code);
     expect(errors()).not.toContain('    at ');
   });
+});
+
+/** A machine without a network: a network namespace whose loopback has 127.0.0.1 alone. */
+const offline = ['--net', 'sh', '-c', 'ip link set lo up && exec "$@"', 'sh'];
+
+test('on a machine without a network the mount target says what keeps NFS-Ganesha from starting, and what helps', async ({
+  skip,
+}) => {
+  if (whyNoServer !== null) skip(whyNoServer);
+  if (spawnSync('unshare', [...offline, 'true']).status !== 0) skip('not here: unshare --net');
+  const directory = createTemporaryDirectory();
+  undo.push(() => rmSync(directory, { recursive: true, force: true }));
+  const start = (...setting: string[]) => {
+    const words = [...setting, process.execPath, 'dist/efs-agent.mjs', 'target', '--json'];
+    const own = ['--file-system', fileSystemId, '--listen', '127.0.0.1:0', '--metadata', '127.0.0.1:0'];
+    return spawn('unshare', [...offline, ...words, ...own, '--state-dir', directory]);
+  };
+
+  const refused = start();
+  let said = '';
+  refused.stderr.on('data', (chunk) => {
+    said += chunk;
+  });
+  const [status] = await once(refused, 'close');
+  const advice = /: (ip address add \S+ dev lo)$/m.exec(said)?.[1];
+  const helped = start('sh', '-c', `${advice} && exec "$@"`, 'sh');
+  const [ready] = await once(helped.stdout, 'data');
+  helped.kill('SIGTERM');
+  await once(helped, 'close');
+
+  expect(status).toBe(32);
+  expect(said).toMatch(
+    /^efs-agent: ganesha\.nfsd does not start .* \[nfs\.failed\]\n {2}NFS-Ganesha takes a machine/,
+  );
+  expect(String(ready)).toContain('"caFile"');
 });
