@@ -1,9 +1,12 @@
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { runCommandLine } from '../../src/cli/command-line.ts';
 import { renderDiagnosis } from '../../src/cli/doctor.ts';
 import type { Diagnosis, Result } from '../../src/doctor/diagnose.ts';
 import { openHelperStage } from '../helper/stage.ts';
+import { openTerminal } from '../support/terminal.ts';
 
 const result = (check: string, layer: Result['layer'], changes: Partial<Result>): Result => ({
   check,
@@ -60,6 +63,54 @@ test('a diagnosis in 120 columns', () => {
 `,
   );
 });
+
+test('the diagnosis in the README is laid out as such findings are', () => {
+  const readme = readFileSync('README.md', 'utf8');
+  const shown = /^PASS {2}specification[\s\S]*?(?=\n```)/m.exec(readme)![0];
+  const findings = [...shown.matchAll(/^([A-Z]{4}) {2}(\S+) +(\S.*(?:\n {6,}\S.*)*)/gm)].map(
+    ([, verdict, check = '', evidence = '']) =>
+      result(check, 'local', {
+        verdict: verdict as Result['verdict'],
+        evidence: evidence.replaceAll(/\n +/g, ' '),
+      }),
+  );
+
+  const text = renderDiagnosis(
+    { verdict: 'PASS', layer: null, results: findings },
+    { outColumns: 80, environment: { NO_COLOR: '1' } },
+  );
+
+  expect(findings).toHaveLength(7);
+  expect(text.split('\n\n')[0]).toBe(shown);
+});
+
+test.each([80, 120])(
+  'in a terminal of %i columns every finding begins in its column, and no word is broken',
+  async (columns) => {
+    const stage = openHelperStage();
+    const terminal = openTerminal(columns, 60, { ...stage.environment, NO_COLOR: '1' });
+    onTestFinished(async () => {
+      terminal.close();
+      await stage.close();
+    });
+    await terminal.wait(/^\$/m);
+
+    terminal.type(`clear; ${process.execPath} ${resolve('dist/efs-agent.mjs')} doctor; echo ended with $?`);
+    const shown = await terminal.wait(/^ended with \d$/m);
+
+    const lines = shown.slice(
+      shown.findIndex((line) => /^(PASS|WARN|FAIL|SKIP) /.test(line)),
+      shown.indexOf(''),
+    );
+    const column = /^\S+ +\S+ +/.exec(lines.find((line) => line.includes('  specification  '))!)![0].length;
+    // A word that is longer than its column, such as a path, is left to the terminal.
+    for (const line of lines.filter((_, at) => (lines[at - 1] ?? '').length < columns))
+      expect(line).toMatch(new RegExp(`^(?:[A-Z]{4} {2}\\S+ {2,}| {${column}}(?:-> | {3})?)\\S`));
+    for (const line of lines.filter((one) => /^[A-Z]/.test(one)))
+      expect(/^\S+ +\S+ +/.exec(line)![0]).toHaveLength(column);
+    expect(shown.join('\n')).toMatch(/^\d+ failed, \d+ warned, \d+ passed, \d+ skipped/m);
+  },
+);
 
 test('a terminal gets colours and no other control character, whatever is quoted', () => {
   const evil = { ...diagnosis, results: [result('dns', 'dns', { evidence: 'a\u001b[2Jb', fix: 'c\u0007' })] };

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import stringWidth from 'string-width';
 import { expect, test } from 'vitest';
@@ -44,6 +45,32 @@ test('a frame of 80 columns', () => {
     '',
     'q quit  s sort: opened  up/down scroll',
   ]);
+});
+
+test('the frame in the README is one that is drawn of such mounts', () => {
+  const readme = readFileSync('README.md', 'utf8');
+  const shown = /^efs-agent \S+, pid [\s\S]*?^q quit.*$/m.exec(readme)![0].split('\n');
+  const rates = (share: number) => Math.round(share * 1_024);
+  const mounts = [
+    { mountPoint: '/mnt/efs', bytesUpPerSecond: 455, bytesDownPerSecond: 350 },
+    { mountPoint: '/mnt/media', bytesUpPerSecond: rates(1.69), bytesDownPerSecond: rates(1.33) },
+    { mountPoint: '/mnt/postgres/shared', bytesUpPerSecond: 0, bytesDownPerSecond: 0 },
+  ];
+  const report = reportOfMany(
+    ...mounts.map((mount) => ({ ...mount, requestsInFlight: 0, oldestRequestMs: 0 })),
+  );
+
+  const drawn = renderFrame(viewOf(report, { rows: shown.length, intervalMs: 1_000 }));
+
+  // All but what changes from one second to the next: process, times and the course of the rates.
+  const steady = (line: string) =>
+    line
+      .replace(/pid \d+, up .*? s /, 'pid N, up N s ')
+      .replace(/ +every/, ' every')
+      .replace(/[\d:]{8}$/, 'TIME')
+      .replace(/ +[▁-█]+$/, ' TREND')
+      .replace(/^(3 mounted).*/, '$1');
+  expect(shown.map(steady)).toEqual(drawn.map(steady));
 });
 
 test('from 110 columns on the address is there, and ids are whole', () => {
