@@ -18,8 +18,13 @@ const mountActions = ['ClientMount', 'ClientRootAccess', 'ClientWrite'].map(
   (name) => `elasticfilesystem:${name}`,
 );
 
+const accessPointUsers = [
+  { name: 'AccessPoint', path: '/app', uid: '1000' },
+  { name: 'OtherAccessPoint', path: '/other', uid: '1001' },
+];
+
 /**
- * One instance with a role, one file system whose policy lets that role in and nobody else, one access point.
+ * One instance with a role, one file system whose policy lets that role in and nobody else, two access points.
  *
  * The role itself grants no access to the file system: the file-system policy alone decides, as in the scenes. What it
  * may do besides is to exchange that policy between scenes, and to read what CloudTrail recorded.
@@ -63,14 +68,15 @@ export class SettingStack extends Stack {
       subnetId: vpc.publicSubnets[0]!.subnetId,
       securityGroups: [targetGroup.securityGroupId],
     });
-    const accessPoint = new AccessPoint(this, 'AccessPoint', {
-      fileSystem: FileSystem.fromFileSystemAttributes(this, 'ImportedFileSystem', {
-        fileSystemId: resource.ref,
-        securityGroup: targetGroup,
-      }),
-      path: '/app',
-      posixUser: { uid: '1000', gid: '1000' },
-      createAcl: { ownerUid: '1000', ownerGid: '1000', permissions: '0750' },
+    const fileSystem = FileSystem.fromFileSystemAttributes(this, 'ImportedFileSystem', {
+      fileSystemId: resource.ref,
+      securityGroup: targetGroup,
+    });
+    const accessPoints = accessPointUsers.map(({ name, path, uid }) => {
+      const posixUser = { uid, gid: uid };
+      const createAcl = { ownerUid: uid, ownerGid: uid, permissions: '0750' };
+      const { accessPointId } = new AccessPoint(this, name, { fileSystem, path, posixUser, createAcl });
+      return { id: accessPointId, uid };
     });
     role.addToPolicy(
       new PolicyStatement({
@@ -97,9 +103,14 @@ export class SettingStack extends Stack {
     const outputs = {
       InstanceId: instance.instanceId,
       FileSystemId: resource.ref,
-      AccessPointId: accessPoint.accessPointId,
+      AccessPointId: accessPoints[0]!.id,
       RoleArn: role.roleArn,
       TargetAddress: target.attrIpAddress,
+      // To be run on the instance, where the program and what it compares with were copied to.
+      Replay: [
+        `sudo /usr/lib/efs-agent/bin/node replay.mjs --region ${this.region} --file-system ${resource.ref} --role ${role.roleArn}`,
+        ...accessPoints.map(({ id, uid }) => `--access-point ${id}=${uid}`),
+      ].join(' '),
     };
     for (const [name, value] of Object.entries(outputs)) new CfnOutput(this, name, { value });
   }

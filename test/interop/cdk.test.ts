@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -14,6 +14,7 @@ interface Template {
   resourceCountIs(type: string, count: number): void;
   findResources(type: string): Record<string, { Properties: Record<string, unknown> }>;
   hasOutput(name: string, properties: unknown): void;
+  toJSON(): { Outputs: Record<string, { Value: unknown }> };
 }
 let template: Template;
 let match: Record<'arrayWith' | 'objectLike' | 'anyValue', (pattern?: unknown) => unknown>;
@@ -109,22 +110,37 @@ test('port 2049 is open from the instance to the mount target, and no other port
     expect(group.Properties['SecurityGroupIngress']).toBeUndefined();
 });
 
-test('there is one instance that speaks IMDSv2 only, one mount target, one access point with its own user', () => {
+test('there is one instance that speaks IMDSv2 only, one mount target, two access points with users of their own', () => {
   template.resourceCountIs('AWS::EC2::Instance', 1);
   template.resourceCountIs('AWS::EFS::MountTarget', 1);
   template.resourceCountIs('AWS::EC2::NatGateway', 0);
   template.hasResourceProperties('AWS::EC2::LaunchTemplate', {
     LaunchTemplateData: match.objectLike({ MetadataOptions: match.objectLike({ HttpTokens: 'required' }) }),
   });
-  template.hasResourceProperties('AWS::EFS::AccessPoint', {
-    PosixUser: { Uid: '1000', Gid: '1000' },
-    RootDirectory: {
-      Path: '/app',
-      CreationInfo: { OwnerUid: '1000', OwnerGid: '1000', Permissions: '0750' },
-    },
-  });
+  template.resourceCountIs('AWS::EFS::AccessPoint', 2);
+  for (const [Path, id] of [
+    ['/app', '1000'],
+    ['/other', '1001'],
+  ])
+    template.hasResourceProperties('AWS::EFS::AccessPoint', {
+      PosixUser: { Uid: id, Gid: id },
+      RootDirectory: { Path, CreationInfo: { OwnerUid: id, OwnerGid: id, Permissions: '0750' } },
+    });
   for (const name of ['InstanceId', 'FileSystemId', 'AccessPointId', 'RoleArn', 'TargetAddress'])
     template.hasOutput(name, { Value: match.anyValue() });
+});
+
+test('the stack prints the whole command that replays the scenes, with options that the program has', () => {
+  const words = JSON.stringify(template.toJSON().Outputs['Replay']!.Value).match(/--[a-z-]+/g)!;
+  const { stdout, status } = spawnSync(process.execPath, [join(app, 'replay.mjs'), '--help'], {
+    encoding: 'utf8',
+  });
+
+  expect(words.toSorted()).toEqual([
+    ...['--access-point', '--access-point', '--file-system', '--region', '--role'],
+  ]);
+  expect(status).toBe(0);
+  for (const word of words) expect(stdout).toContain(word);
 });
 
 test('the app passes the type checker', () => {

@@ -2,7 +2,6 @@ import { afterAll, afterEach, beforeAll, expect } from 'vitest';
 import { testInVm } from '../support/vm.ts';
 import { accessPoints, fileSystem, openSetting, policyFor, roleArn, type Setting } from './setting.ts';
 
-const nobody = '65534';
 const [first, second] = [accessPoints[0]!, accessPoints[1]!];
 
 let setting: Setting;
@@ -22,21 +21,6 @@ const mount = (options: string, mountPoint = '/mount/efs') =>
   setting.vm.run(`mount -t efs -o ${options} ${fileSystem} ${mountPoint}`, { timeoutMs: 120_000 });
 const shell = async (command: string) => (await setting.vm.run(`exec 2>&1; ${command}`)).stdout;
 const succeeded = { code: 0, stdout: '', stderr: '' };
-
-testInVm(
-  'scene 5: ClientWrite and ClientRootAccess without ClientMount do not let anybody mount',
-  async () => {
-    await setting.setPolicy(policyFor(roleArn, ['ClientWrite', 'ClientRootAccess']));
-
-    const mounted = await mount('tls,iam');
-
-    expect(mounted.code).toBe(32);
-    expect(mounted.stderr).toContain('mount.nfs4: access denied by server while mounting 127.0.0.1:/\n');
-    expect(mounted.stderr).toContain('elasticfilesystem:ClientMount');
-    expect(mounted.stderr).toContain('assumed-role/efs-client');
-    await setting.expectNothingLeft();
-  },
-);
 
 testInVm(
   'scene 5: with ClientMount alone files can be read, nobody can write, and root is nobody',
@@ -59,21 +43,6 @@ testInVm(
 );
 
 testInVm(
-  'scene 5: with ClientMount and ClientWrite, what root writes belongs to the anonymous user',
-  async () => {
-    await setting.must(`mkdir -p ${setting.directory}/shared && chmod 777 ${setting.directory}/shared`);
-    await setting.setPolicy(policyFor(roleArn, ['ClientMount', 'ClientWrite']));
-
-    const mounted = await mount('tls,iam');
-
-    expect(mounted).toEqual(succeeded);
-    expect(await shell('echo mine > /mount/efs/shared/file; cat /mount/efs/shared/file')).toBe('mine\n');
-    expect(await shell(`stat -c %u:%g ${setting.directory}/shared/file`)).toBe(`${nobody}:${nobody}\n`);
-    expect(await shell('echo x > /mount/efs/root-only')).toContain('Permission denied');
-  },
-);
-
-testInVm(
   "scene 6: through an access point the root is its directory and the user its user, whatever the caller's uid",
   async () => {
     await setting.must(`echo above > ${setting.directory}/above`);
@@ -91,33 +60,6 @@ testInVm(
     expect(await shell(`cd ${inside} && stat -c %u:%g:%n by-*`)).toBe(
       `${first.uid}:${first.uid}:by-another\n${first.uid}:${first.uid}:by-root\n`,
     );
-  },
-);
-
-testInVm(
-  'scene 6: a policy for one access point lets that one in, and neither another nor the file system itself',
-  async () => {
-    const policy = policyFor(roleArn) as { Statement: { Condition: object }[] };
-    policy.Statement[0]!.Condition = {
-      ...policy.Statement[0]!.Condition,
-      StringEquals: {
-        'elasticfilesystem:AccessPointArn': `arn:aws:elasticfilesystem:us-east-1:111122223333:access-point/${first.id}`,
-      },
-    };
-    await setting.setPolicy(policy);
-
-    const through = await mount(`tls,iam,accesspoint=${first.id}`);
-    await setting.must('umount /mount/efs');
-    const another = await mount(`tls,iam,accesspoint=${second.id}`);
-    const without = await mount('tls,iam');
-
-    expect(through).toEqual(succeeded);
-    expect(another.code).toBe(32);
-    expect(another.stderr).toContain('access denied by server');
-    expect(another.stderr).toContain(second.id);
-    expect(without.code).toBe(32);
-    expect(without.stderr).toContain('access denied by server');
-    await setting.expectNothingLeft();
   },
 );
 
