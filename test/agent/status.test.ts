@@ -171,7 +171,7 @@ test('metrics are served on the socket, and on TCP when that is configured, with
   const socketPath = join(stage.runtimeDir, 'metrics.sock');
 
   expect(await scrape({ socketPath })).toMatch(/^efs_mount_up\{mount="fs-0123456789abcdef0\.\S+\} 1$/m);
-  expect(await scrape({ port: 23_169, host: '127.0.0.1' })).toMatch(
+  expect(await scrape({ port: 23_850, host: '127.0.0.1' })).toMatch(
     /^efs_agent_process_resident_memory_bytes\{process="worker"\} [1-9]\d{6,}$/m,
   );
   agent.child.kill('SIGTERM');
