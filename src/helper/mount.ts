@@ -64,31 +64,38 @@ async function mountAnew(
   const agent = await openAgent(caller);
   const progress = createProgress(request.verbose, caller);
   const startMs = performance.now();
-  const calls = request.fake ? null : await listenForAgents(agent, caller);
+  const talk = async (calls: AgentCalls | null) => {
+    agent.send({
+      kind: 'tunnel.open',
+      version: protocolVersion,
+      spec,
+      mountPoint,
+      environment: pickEnvironment(caller.environment),
+      callerSocket: calls?.name ?? null,
+    });
+    const tunnel = await receiveAnswer(agent, 'tunnel.ready', caller.limits.silenceMs, progress);
+    // Everything but the mount: hanging up undoes it.
+    if (request.fake) return;
+    const showAttempt = (number: number) => {
+      const which = number === 1 ? '' : `, attempt ${number} of ${tunnel.retry.attempts}`;
+      progress.show(`mounting${which}`, performance.now() - startMs);
+    };
+    const attempt = { request, spec, mountPoint, program, tunnel, agent, calls, showAttempt };
+    await mountThroughTunnel(attempt, caller);
+    if (tunnel.readAhead) setReadAhead(spec, mountPoint, request.verbose, caller);
+    progress.show('mounted', performance.now() - startMs);
+  };
   try {
     await converse(agent, caller, async () => {
-      agent.send({
-        kind: 'tunnel.open',
-        version: protocolVersion,
-        spec,
-        mountPoint,
-        environment: pickEnvironment(caller.environment),
-        callerSocket: calls?.name ?? null,
-      });
-      const tunnel = await receiveAnswer(agent, 'tunnel.ready', caller.limits.silenceMs, progress);
-      // Everything but the mount: hanging up undoes it.
-      if (request.fake) return;
-      const showAttempt = (number: number) => {
-        const which = number === 1 ? '' : `, attempt ${number} of ${tunnel.retry.attempts}`;
-        progress.show(`mounting${which}`, performance.now() - startMs);
-      };
-      const attempt = { request, spec, mountPoint, program, tunnel, agent, calls, showAttempt };
-      await mountThroughTunnel(attempt, caller);
-      if (tunnel.readAhead) setReadAhead(spec, mountPoint, request.verbose, caller);
-      progress.show('mounted', performance.now() - startMs);
+      const calls = request.fake ? null : await listenForAgents(agent, caller);
+      try {
+        await talk(calls);
+      } finally {
+        // Before the conversation: its end is no reason to start another agent.
+        calls?.close();
+      }
     });
   } finally {
-    calls?.close();
     progress.end();
   }
 }

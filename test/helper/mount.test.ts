@@ -1,7 +1,17 @@
-import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import type { ServedMount } from '../../src/core/control-protocol.ts';
+import { formatMessage, type ServedMount } from '../../src/core/control-protocol.ts';
 import { runMountHelper } from '../../src/helper/program.ts';
 import {
   fileSystemId,
@@ -218,6 +228,62 @@ test('an interruption after the kernel had mounted takes the mount away again', 
 });
 
 test('a mount is taken away again when the agent goes before it has recorded it', async () => {
+  const script = mountScript();
+  await stage.listen((message, reply, socket) => {
+    if (message.kind === 'mount.ended') socket.destroy();
+    else script(message, reply, socket);
+  });
+
+  const status = await mount();
+
+  expect(status).toBe(2);
+  expect(caller.error).toContain('[agent.unreachable]');
+  expect(stage.mountTable()).not.toContain('nfs4');
+});
+
+test('an agent that calls because the one before it has died hears of the mount', async () => {
+  const callers = join(stage.directory, 'run/callers');
+  mkdirSync(callers);
+  const script = mountScript();
+  const heard: string[] = [];
+  await stage.listen((message, reply, socket) => {
+    if (message.kind !== 'mount.ended') return script(message, reply, socket);
+    socket.destroy();
+    const [name] = readdirSync(callers);
+    const next = connect(join(callers, name!));
+    next.on('data', (chunk) => {
+      heard.push(JSON.parse(chunk.toString()).kind);
+      next.write(formatMessage({ kind: 'mounted' }));
+    });
+  });
+
+  const status = await mount();
+
+  expect(caller.error).toBe('');
+  expect(status).toBe(0);
+  expect(heard).toEqual(['mount.ended']);
+  expect(stage.mountTable()).toContain('nfs4');
+  expect(readdirSync(callers)).toEqual([]);
+});
+
+test('a mount whose agent lives asks for no other', async () => {
+  mkdirSync(join(stage.directory, 'run/callers'));
+  const conversations = await stage.listen(mountScript());
+
+  const status = await mount();
+  // Another connection would come before that of the next command.
+  await mount();
+
+  expect(status).toBe(0);
+  expect(conversations.map(({ messages }) => messages.map(({ kind }) => kind))).toEqual([
+    ['tunnel.open', 'mount.ended'],
+    ['compare'],
+  ]);
+});
+
+test('a mount is taken away again when no agent calls after the one before has died', async () => {
+  mkdirSync(join(stage.directory, 'run/callers'));
+  caller.limits.agentStartMs = 100;
   const script = mountScript();
   await stage.listen((message, reply, socket) => {
     if (message.kind === 'mount.ended') socket.destroy();
