@@ -54,8 +54,11 @@ export function connectToAgent(socketPath: string): Promise<AgentConnection | nu
   });
 }
 
-/** EAGAIN: the agent's backlog is full at this moment; it listens, and trying again is right. */
-const absentCodes = new Set(['ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'EAGAIN']);
+/**
+ * EAGAIN: the agent's backlog is full at this moment; it listens, and trying again is right. ECONNRESET: it died while we
+ * waited in its backlog.
+ */
+const absentCodes = new Set(['ENOENT', 'ENOTDIR', 'ECONNREFUSED', 'EAGAIN', 'ECONNRESET']);
 
 /** Talks to an agent over a connection that is there. */
 export function openConversation(socket: Socket): AgentConnection {
