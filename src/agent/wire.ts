@@ -20,6 +20,7 @@ import { readMemoryLimit } from '../host/memory-limit.ts';
 import { readMountTables } from '../host/mount-tables.ts';
 import { readNetworks } from '../host/networks.ts';
 import { generatePrivateKey } from '../host/private-key.ts';
+import { readWaitedMs } from '../host/process-usage.ts';
 import {
   readStateFiles,
   removeStateFile,
@@ -87,6 +88,7 @@ export async function wireAgent(
         }),
       lookAtWorker: lookAtChildren,
       lookMs: childLookMs,
+      readWaitedMs,
       startMessage: () => ({
         kind: 'start',
         dropTo,

@@ -28,6 +28,9 @@ const greetedAtOnce = 4;
 const greetingMs = 1_000;
 const handshakeMs = 5_000;
 
+/** A handshake during which a worker ends is made by the next one; that two of them end is no accident. */
+const mostTries = 2;
+
 export type WorkerChild = Child<AgentToWorker, WorkerToAgent>;
 
 /** What the tunnels hear from the worker. */
@@ -68,6 +71,8 @@ export interface WorkerPorts {
   /** To be called every `lookMs` while there is a worker: ends one that fills our memory. */
   lookAtWorker(): void;
   lookMs: number;
+  /** How long a process has been ready to run and had no processor, in milliseconds; null when nobody knows. */
+  readWaitedMs(pid: number): number | null;
   /** First message to each worker. */
   startMessage(): Extract<AgentToWorker, { kind: 'start' }>;
 }
@@ -78,6 +83,9 @@ interface Probe {
   endpoints: Endpoint[];
   resolve(facts: UpstreamFacts): void;
   reject(error: AgentError): void;
+  /** Workers that it was sent to. */
+  tries: number;
+  /** Whether the worker of now has it. */
   sent: boolean;
   /** Null while no worker is there. */
   turn: Turn | null;
@@ -99,6 +107,8 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   let bufferedBytes = 0;
   let nextRequestId = 1;
   let timer: { cancel(): void } | null = null;
+  /** What was seen at the last tick. */
+  let seen: { pid: number; monoMs: number; waitedMs: number } | null = null;
 
   function step(event: WorkerEvent): void {
     const [next, actions] = decideWorker(state, event, clock.monoMs(), ports.random());
@@ -133,8 +143,18 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
   }
 
   function tick(): void {
-    step({ kind: 'tick', wanted: tunnels.size > 0 });
+    step({ kind: 'tick', wanted: tunnels.size > 0, couldRun: measureCouldRun() });
     scheduleTick();
+  }
+
+  /** The part of the time since the last tick in which the worker did not have to wait for a processor. */
+  function measureCouldRun(): number {
+    const before = seen;
+    const waitedMs = child === null ? null : ports.readWaitedMs(child.pid);
+    seen = child === null || waitedMs === null ? null : { pid: child.pid, monoMs: clock.monoMs(), waitedMs };
+    if (before === null || seen === null || before.pid !== seen.pid) return 1;
+    const passedMs = seen.monoMs - before.monoMs;
+    return passedMs <= 0 ? 1 : Math.max(0, 1 - (seen.waitedMs - before.waitedMs) / passedMs);
   }
 
   /** Ticks only while there is something to watch or to start: an idle agent sleeps. */
@@ -185,7 +205,11 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     const lost = new AgentError('tunnel.worker-lost', 'the tunnel worker ended during the mount');
     // Those that wait for their turn wait for the next worker, before they are given the turn of one that is lost.
     for (const probe of probes.values()) if (!probe.sent) probe.turn?.leave();
-    for (const [requestId, probe] of probes) if (probe.sent) endProbe(requestId)?.reject(lost);
+    for (const [requestId, probe] of probes) {
+      if (probe.tries >= mostTries) endProbe(requestId)?.reject(lost);
+      else probe.turn?.leave();
+      probe.sent = false;
+    }
     for (const resolve of closing.values()) resolve();
     closing.clear();
     listener.onLost();
@@ -223,6 +247,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     const { tunnelId, endpoints } = probe;
     probe.turn = turns.take(() => {
       probe.sent = true;
+      probe.tries += 1;
       child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });
     });
   }
@@ -312,7 +337,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     probe(tunnelId, endpoints) {
       const requestId = nextRequestId++;
       return new Promise((resolve, reject) => {
-        const probe = { tunnelId, endpoints, resolve, reject, sent: false, turn: null };
+        const probe = { tunnelId, endpoints, resolve, reject, tries: 0, sent: false, turn: null };
         probes.set(requestId, probe);
         if (isUp()) queueProbe(requestId, probe);
       });

@@ -4,7 +4,8 @@ import { planDelayMs } from './backoff.ts';
  * Decides when a tunnel worker is started, asked for its pulse, replaced, and let go.
  *
  * Silence is counted in ticks that went by unanswered, not in seconds: when the agent itself was stopped
- * or starved, no ticks passed, and nobody is blamed for the gap.
+ * or starved, no ticks passed, and nobody is blamed for the gap. Nor is a worker for a tick in which it was ready to
+ * run and had no processor; a worker that is stopped, asleep or busy with itself does not wait for one.
  */
 export type WorkerState =
   | { kind: 'down'; failures: number; dueMonoMs: number }
@@ -21,8 +22,11 @@ export type WorkerState =
     };
 
 export type WorkerEvent =
-  /** Time passes; `wanted` says whether any tunnel needs a worker. */
-  | { kind: 'tick'; wanted: boolean }
+  /**
+   * Time passes; `wanted` says whether any tunnel needs a worker, `couldRun` in which part of the time since the last
+   * tick the worker did not wait for a processor.
+   */
+  | { kind: 'tick'; wanted: boolean; couldRun: number }
   | { kind: 'ready' }
   | { kind: 'exited' }
   | { kind: 'pong'; sequence: number; isResting: boolean }
@@ -42,6 +46,8 @@ export const tickMs = 1_000;
 export const restingTickMs = 1_500;
 /** Ticks without a pong after which a worker counts as hung. */
 export const silentTicks = 4;
+/** What a silent tick counts at least: a worker that computes for ever beside many others must not go on for ever. */
+export const leastSilence = 0.1;
 /** Ticks a worker may take to become ready. Emulated machines need several seconds for the first line of Node. */
 export const startingTicks = 20;
 /** Ticks a worker without any tunnel stays for the next mount. */
@@ -65,7 +71,7 @@ export function decideWorker(
 ): [WorkerState, WorkerAction[]] {
   switch (event.kind) {
     case 'tick':
-      return decideOnTick(state, event.wanted, nowMonoMs);
+      return decideOnTick(state, event, nowMonoMs);
     case 'ready':
       if (state.kind !== 'starting') return [state, []];
       return [
@@ -109,13 +115,17 @@ export function planTickMs(state: WorkerState, wanted: boolean, nowMonoMs: numbe
   return isCalm ? restingTickMs : tickMs;
 }
 
-function decideOnTick(state: WorkerState, wanted: boolean, nowMonoMs: number): [WorkerState, WorkerAction[]] {
+function decideOnTick(
+  state: WorkerState,
+  { wanted, couldRun }: Extract<WorkerEvent, { kind: 'tick' }>,
+  nowMonoMs: number,
+): [WorkerState, WorkerAction[]] {
   switch (state.kind) {
     case 'down':
       if (!wanted || nowMonoMs < state.dueMonoMs) return [state, []];
       return [{ kind: 'starting', failures: state.failures, ticks: 0 }, [{ kind: 'start' }]];
     case 'starting': {
-      const next = { ...state, ticks: state.ticks + 1 };
+      const next = { ...state, ticks: state.ticks + Math.max(couldRun, leastSilence) };
       return [next, next.ticks > startingTicks ? [{ kind: 'kill' }] : []];
     }
     case 'up': {
@@ -123,8 +133,9 @@ function decideOnTick(state: WorkerState, wanted: boolean, nowMonoMs: number): [
       if (unwanted > unwantedTicks) return [initialWorkerState, [{ kind: 'dismiss' }]];
       if (state.unanswered >= silentTicks) return [state, [{ kind: 'kill' }]];
       const sequence = state.sequence + 1;
+      const silence = state.unanswered === 0 ? 1 : Math.max(couldRun, leastSilence);
       return [
-        { ...state, unwanted, sequence, unanswered: state.unanswered + 1 },
+        { ...state, unwanted, sequence, unanswered: state.unanswered + silence },
         [{ kind: 'ping', sequence }],
       ];
     }

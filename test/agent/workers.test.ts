@@ -52,12 +52,15 @@ let workers: Workers;
 let ends: Map<string, string>;
 /** How often somebody looked whether a worker fills the memory. */
 let looks: number;
+/** How long the worker has waited for a processor, in milliseconds. */
+let waitedMs: number | null;
 
 beforeEach(() => {
   clock = new FakeClock(0);
   peers = [];
   ends = new Map();
   looks = 0;
+  waitedMs = null;
   workers = createWorkers(
     {
       clock,
@@ -72,6 +75,7 @@ beforeEach(() => {
         looks += 1;
       },
       lookMs: 500,
+      readWaitedMs: () => waitedMs,
       startMessage: () => ({
         kind: 'start',
         dropTo: null,
@@ -222,15 +226,44 @@ test('mount targets that accept and say nothing more hold the next ones up for f
   expect(peer.probes()).toEqual(names(1, 6));
 });
 
-test('when the worker dies, those that it greets fail, and those that wait are greeted by the next one', async () => {
+test('when the worker dies, those that it greets and those that wait are greeted by the next one', async () => {
   names(1, 20).forEach(probe);
   peers[0]!.say({ kind: 'ready', pid: 1 });
 
   peers[0]!.end();
   peers[1]!.say({ kind: 'ready', pid: 2 });
+  for (const name of names(1, 20)) answer(peers[1]!, name);
 
-  await expect.poll(() => [...ends]).toEqual(names(1, 4).map((name) => [name, 'tunnel.worker-lost']));
-  expect(peers[1]!.probes()).toEqual(names(5, 8));
+  await expect.poll(() => [...ends]).toEqual(names(1, 20).map((name) => [name, 'done']));
+});
+
+test('a handshake during which two workers died is given up, and no third worker dies of it', async () => {
+  probe('tunnel-1');
+  peers[0]!.say({ kind: 'ready', pid: 1 });
+  peers[0]!.end();
+  peers[1]!.say({ kind: 'ready', pid: 2 });
+  peers[1]!.end();
+  await clock.pass(10_000);
+  peers[2]!.say({ kind: 'ready', pid: 3 });
+
+  await expect.poll(() => [...ends]).toEqual([['tunnel-1', 'tunnel.worker-lost']]);
+  expect(peers[2]!.probes()).toEqual([]);
+});
+
+test('a worker that had no processor while it was silent is not taken for hung', async () => {
+  probe('tunnel-1');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  waitedMs = 0;
+
+  for (let second = 0; second < 15; second += 1) {
+    await clock.pass(1_000);
+    waitedMs += 1_000;
+  }
+  expect(peer.killed()).toBe(false);
+  await clock.pass(10_000);
+
+  expect(peer.killed()).toBe(true);
 });
 
 test('a mount that is given up before its turn is not greeted for, and takes nobody’s turn', async () => {

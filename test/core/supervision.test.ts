@@ -32,9 +32,9 @@ class Supervised {
     return actions;
   }
 
-  tick(wanted = true): WorkerAction[] {
+  tick(wanted = true, couldRun = 1): WorkerAction[] {
     this.monoMs += tickMs;
-    return this.feed({ kind: 'tick', wanted });
+    return this.feed({ kind: 'tick', wanted, couldRun });
   }
 
   /** One tick, answered by a pong if it asked for one. */
@@ -55,7 +55,7 @@ class Supervised {
     this.feed({ kind: 'exited' });
     for (let ticks = 0; ticks <= 60; ticks += 1) {
       // The agent ticks at once when a worker ends.
-      const actions = ticks === 0 ? this.feed({ kind: 'tick', wanted: true }) : this.tick();
+      const actions = ticks === 0 ? this.feed({ kind: 'tick', wanted: true, couldRun: 1 }) : this.tick();
       if (actions.some((action) => action.kind === 'start')) return ticks;
     }
     throw new Error('it was never started again');
@@ -64,7 +64,10 @@ class Supervised {
 
 const fraction = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 const anyEvent: fc.Arbitrary<WorkerEvent> = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant('tick' as const), wanted: fc.boolean() }) },
+  {
+    weight: 6,
+    arbitrary: fc.record({ kind: fc.constant('tick' as const), wanted: fc.boolean(), couldRun: fraction }),
+  },
   { weight: 2, arbitrary: fc.constant({ kind: 'ready' as const }) },
   { weight: 2, arbitrary: fc.constant({ kind: 'exited' as const }) },
   { weight: 2, arbitrary: fc.constant({ kind: 'stirred' as const }) },
@@ -82,7 +85,7 @@ const history = fc.array(anyEvent, { maxLength: 200 });
 function replay(events: readonly WorkerEvent[], random: number): Supervised {
   const worker = new Supervised(random);
   for (const event of events) {
-    if (event.kind === 'tick') worker.tick(event.wanted);
+    if (event.kind === 'tick') worker.tick(event.wanted, event.couldRun);
     else worker.feed(event);
   }
   return worker;
@@ -134,6 +137,28 @@ test('a worker that stops answering is killed one tick after its last chance, wh
       expect(silent.flatMap(kinds)).toContain('kill');
     }),
   );
+});
+
+test('a worker without a processor is not killed for its silence; one that never answers is, if later', () => {
+  const worker = new Supervised();
+  worker.startUp();
+  worker.tick();
+
+  const starved = Array.from({ length: 25 }, () => worker.tick(true, 0));
+  expect(starved.flatMap(kinds)).not.toContain('kill');
+  const still = Array.from({ length: 10 }, () => worker.tick(true, 0));
+
+  expect(still.flatMap(kinds)).toContain('kill');
+});
+
+test('a worker that had the processor half of the time is given twice as long', () => {
+  const worker = new Supervised();
+  worker.startUp();
+  worker.tick();
+
+  const silent = Array.from({ length: 2 * (silentTicks - 1) + 1 }, () => kinds(worker.tick(true, 0.5)));
+
+  expect(silent.findIndex((did) => did.includes('kill'))).toBe(2 * (silentTicks - 1));
 });
 
 test('a worker that answers every pulse is never killed', () => {

@@ -445,12 +445,14 @@ export const cases: readonly Case[] = [
   },
   {
     code: 'tunnel.worker-lost',
-    name: 'a worker that is killed while it dials',
+    name: 'two workers that are killed while they dial',
     async inject(bench) {
       const target = await bench.serve(() => {});
       const mounting = bench.mountDirect();
-      await waitFor(() => target.accepted() > 0, 'the worker to dial');
-      process.kill((await bench.agent.status()).worker!.pid!, 'SIGKILL');
+      for (const dials of [1, 2]) {
+        await waitFor(() => target.accepted() >= dials, 'the worker to dial');
+        process.kill((await bench.agent.status()).worker!.pid!, 'SIGKILL');
+      }
       return mounting;
     },
   },
