@@ -398,15 +398,17 @@ function createShell(port, exited, fail) {
 
   /** Copies a file or a folder (or `only` some of what is in it) into the guest; `guestPath` is the copy's own name there. */
   const copyIn = async (hostPath, guestPath, { timeoutMs = 120_000, only } = {}) => {
-    const isFolder = (await stat(hostPath)).isDirectory();
+    const what = await stat(hostPath);
+    const isFolder = what.isDirectory();
     const names = isFolder ? (only ?? ['.']) : [basename(hostPath)];
     // The port carries some 3 MB a second; gzip makes that more.
     const pack = ['-C', isFolder ? hostPath : dirname(hostPath), '-cz', '--', ...names];
-    const tar = spawn('tar', pack, { stdio: ['ignore', 'pipe', 'inherit'] });
     const unpack = isFolder
       ? 'mkdir -p "$1" && tar -xzC "$1" --no-same-owner'
       : 'mkdir -p "$(dirname "$1")" && tar -xzO > "$1" && chmod "$2" "$1"';
-    const mode = ((await stat(hostPath)).mode & 0o777).toString(8);
+    const mode = (what.mode & 0o777).toString(8);
+    // Read from at once: what a program has written that ends before anybody listens is thrown away.
+    const tar = spawn('tar', pack, { stdio: ['ignore', 'pipe', 'inherit'] });
     const { code, stderr } = await run(['bash', '-c', unpack, 'copy', guestPath, mode], {
       timeoutMs,
       input: tar.stdout,

@@ -33,14 +33,15 @@ testInVm(
     const lines = mounts.map(({ id, mountPoint }) => `accesspoint=${id} ${fileSystem} ${mountPoint}\n`);
     const startMs = performance.now();
 
-    // Six at a time: an emulated processor takes longer for thirty TLS handshakes than one of them may take.
-    const said = await setting.vm.run("xargs -P 6 -L 1 sh -c 'mount -t efs -o tls,iam,$0 $1 $2'", {
+    const said = await setting.vm.run("xargs -P 30 -L 1 sh -c 'mount -t efs -o tls,iam,$0 $1 $2'", {
       input: lines.join(''),
       timeoutMs: 400_000,
     });
 
     console.log(`30 mounts: ${((performance.now() - startMs) / 1_000).toFixed(1)} s in emulation`);
-    expect(said).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(said).toMatchObject({ code: 0, stdout: '' });
+    // An emulated processor may be too slow for the kernel's fifteen seconds; nothing else may have to be tried again.
+    expect(said.stderr).toMatch(/^(Mount attempt \d\/3 failed due to no answer within 15 s, wait .*\n)*$/);
     expect(await shell('grep -c " nfs4 " /proc/mounts')).toBe('30\n');
     expect(await showMarkers(mounts)).toBe(expectedMarkers(mounts));
     await setting.must('systemctl stop capture');
@@ -62,3 +63,33 @@ testInVm('when some of the thirty are unmounted, the others go on with their own
   await setting.must(staying.map(({ mountPoint }) => `umount ${mountPoint}`).join(' && '));
   await setting.expectNothingLeft();
 });
+
+testInVm(
+  'with netns= a mount is made in that network namespace, by an agent of its own; it and one of ours do not disturb each other',
+  async () => {
+    const inside = 'ip netns exec service';
+    const read = (mountPoint: string) =>
+      shell(`echo 3 > /proc/sys/vm/drop_caches; timeout 180 cat ${mountPoint}/there`);
+    await setting.must(`mkdir -p /mount/ours /mount/inside && echo yes > ${setting.directory}/there`);
+    await setting.must(`mount -t efs -o tls,iam ${fileSystem} /mount/ours`);
+
+    await setting.must(
+      `mount -t efs -o tls,iam,mounttargetip=10.1.1.6,netns=/run/netns/service ${fileSystem} /mount/inside`,
+    );
+
+    const status = JSON.parse(await shell('efs-agent status --json'));
+    expect(status.mounts).toMatchObject([{ mountPoint: '/mount/ours', state: 'mounted' }]);
+    const [other] = status.otherNetworkNamespaces;
+    expect(other.mounts).toMatchObject([{ mountPoint: '/mount/inside', state: 'mounted' }]);
+    const listeners = `ss -Hlnt 'src 127.0.0.1:${other.mounts[0].port}' | wc -l`;
+    expect(await shell(`${inside} ${listeners}; ${listeners}`)).toBe('1\n0\n');
+    expect([await read('/mount/ours'), await read('/mount/inside')]).toEqual(['yes\n', 'yes\n']);
+    await setting.must('umount /mount/ours');
+    expect(await read('/mount/inside')).toBe('yes\n');
+    await setting.must('umount /mount/inside');
+    await expect
+      .poll(() => shell(`${inside} ${listeners}`), { timeout: 120_000, interval: 1_000 })
+      .toBe('0\n');
+    await setting.expectNothingLeft();
+  },
+);
