@@ -3,16 +3,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect } from 'vitest';
 import { fileSystem, openSetting, type Setting } from '../kernel/setting.ts';
-import { buildPackages } from '../support/packages.ts';
+import { buildPackages, buildPackagesOf } from '../support/packages.ts';
 import { testInVm } from '../support/vm.ts';
 
+const newerVersion = '99.0.0';
 let setting: Setting;
 let folder: string;
 let listingBefore: string;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), 'efs-packages-'));
   const [first] = buildPackages(folder, [`deb-${process.arch}`]);
-  const [second] = buildPackages(folder, [`deb-${process.arch}`], 2);
+  const [second] = buildPackagesOf(newerVersion, folder, [`deb-${process.arch}`]);
   setting = await openSetting(async (vm) => {
     await vm.copyIn(first!, '/root/first.deb');
     await vm.copyIn(second!, '/root/second.deb');
@@ -70,29 +71,39 @@ testInVm('the package alone mounts: its own Node, its units, its user', async ()
   await setting.must('umount /mount/efs');
 });
 
-testInVm('an upgrade under a program that writes: another agent, the same mount, no byte lost', async () => {
-  await setting.must('echo "# mine" >> /etc/amazon/efs/efs-utils.conf');
-  await mount();
-  const mountLine = await shell('grep " /mount/efs " /proc/self/mountinfo');
-  const agent = () => shell('systemctl show -p MainPID --value efs-agent');
-  const agentBefore = await agent();
-  await setting.must(
-    'systemd-run --quiet --unit=writer --collect /root/writer && timeout 60 sh -c "until [ -s /tmp/sums ]; do sleep 0.1; done"',
-  );
+testInVm(
+  'an upgrade to a newer version under a program that writes: its agent, the same mount, no byte lost',
+  async () => {
+    await setting.must('echo "# mine" >> /etc/amazon/efs/efs-utils.conf');
+    await mount();
+    const mountLine = await shell('grep " /mount/efs " /proc/self/mountinfo');
+    const agent = () => shell('systemctl show -p MainPID --value efs-agent');
+    const agentBefore = await agent();
+    await setting.must(
+      'systemd-run --quiet --unit=writer --collect /root/writer && timeout 60 sh -c "until [ -s /tmp/sums ]; do sleep 0.1; done"',
+    );
 
-  await setting.must('DEBIAN_FRONTEND=noninteractive dpkg -i /root/second.deb </dev/null');
+    await setting.must('DEBIAN_FRONTEND=noninteractive dpkg -i /root/second.deb </dev/null');
 
-  await expect.poll(agent, { timeout: 60_000, interval: 500 }).not.toBe(agentBefore);
-  await setting.must(
-    'sleep 2; touch /tmp/stop; timeout 60 sh -c "while systemctl is-active -q writer; do sleep 0.2; done"',
-  );
-  expect(await shell(`cd ${setting.directory} && sha256sum --quiet -c /tmp/sums`)).toBe('');
-  expect(await shell('grep " /mount/efs " /proc/self/mountinfo')).toBe(mountLine);
-  expect(await shell('systemctl is-active efs-agent')).toBe('active\n');
-  expect(await shell('dpkg-query -W efs-agent')).toMatch(/-2\n$/);
-  expect(await shell('tail -n 1 /etc/amazon/efs/efs-utils.conf')).toBe('# mine\n');
-  await setting.must('umount /mount/efs');
-});
+    await expect.poll(agent, { timeout: 60_000, interval: 500 }).not.toBe(agentBefore);
+    await setting.must(
+      'sleep 2; touch /tmp/stop; timeout 60 sh -c "while systemctl is-active -q writer; do sleep 0.2; done"',
+    );
+    expect(await shell(`cd ${setting.directory} && sha256sum --quiet -c /tmp/sums`)).toBe('');
+    expect(await shell('grep " /mount/efs " /proc/self/mountinfo')).toBe(mountLine);
+    expect(await shell('systemctl is-active efs-agent')).toBe('active\n');
+    expect(await shell('dpkg-query -W efs-agent')).toBe(`efs-agent\t${newerVersion}-1\n`);
+    expect(await shell('efs-agent --version')).toBe(`${newerVersion}\n`);
+    // What the agent says of itself, not the program that asks it.
+    expect(JSON.parse(await shell('efs-agent status --json'))).toMatchObject({
+      agent: 'running',
+      version: newerVersion,
+      mounts: [{ state: 'mounted', mountPoint: '/mount/efs' }],
+    });
+    expect(await shell('tail -n 1 /etc/amazon/efs/efs-utils.conf')).toBe('# mine\n');
+    await setting.must('umount /mount/efs');
+  },
+);
 
 testInVm('a removal is refused while something is mounted, and says why; the mount goes on', async () => {
   await mount();
