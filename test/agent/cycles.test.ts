@@ -266,6 +266,8 @@ async function openClient(port: number): Promise<Client> {
   await once(socket, 'connect');
   return {
     async ask() {
+      // It may have closed since the last answer: nothing would tell of that once more.
+      if (socket.closed) throw new Error('closed');
       socket.write('x');
       const [chunk] = (await Promise.race([
         once(socket, 'data'),
