@@ -1,6 +1,11 @@
 import { defineConfig } from 'vitest/config';
 
-const node = { environment: 'node', pool: 'forks' as const };
+const node = {
+  environment: 'node',
+  pool: 'forks' as const,
+  // What is waited for comes at once where there is nothing else to do, and late beside a virtual machine.
+  expect: { poll: { timeout: 60_000 } },
+};
 
 export default defineConfig({
   test: {

@@ -72,9 +72,7 @@ test.skipIf(!canUnshare)(
     decide('mount');
     await expect.poll(() => table.mountPoints()).toEqual([stage.mountPoint]);
 
-    await expect
-      .poll(async () => (await stage.status()).mounts[0]?.state, { timeout: 30_000 })
-      .toBe('mounted');
+    await expect.poll(async () => (await stage.status()).mounts[0]?.state).toBe('mounted');
     expect(meanwhile.mounts).toMatchObject([{ port, state: 'mounting' }]);
     expect(await askOnce(port, 'still there')).toBe('still there');
     expect(callerSockets()).toEqual([]);
@@ -90,7 +88,7 @@ test('a mount.nfs4 that outlives its caller keeps its port until it has failed',
   decide('fail');
 
   expect(whileItTries.mounts).toMatchObject([{ state: 'mounting' }]);
-  await expect.poll(async () => (await stage.status()).mounts, { timeout: 30_000 }).toEqual([]);
+  await expect.poll(async () => (await stage.status()).mounts).toEqual([]);
   expect([...stage.stateFiles(), ...callerSockets()]).toEqual([]);
 });
 

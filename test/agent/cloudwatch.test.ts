@@ -72,10 +72,10 @@ test('a mount that succeeded and one that failed are told to CloudWatch Logs as 
   await startAgent(['enabled = true', 'log_group_name = /efs/{fs_id}', 'retention_in_days = 7']);
 
   await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', options);
-  await expect.poll(logs.messages, { timeout: 10_000 }).toHaveLength(1);
+  await expect.poll(logs.messages).toHaveLength(1);
   stage.standIn('mount.nfs4', 'echo "mount.nfs4: the server says no" >&2; exit 32');
   const failed = await stage.mountEfs(`${fileSystemId}:/sub`, stage.mountPoint, '-o', options);
-  await expect.poll(logs.messages, { timeout: 10_000 }).toHaveLength(2);
+  await expect.poll(logs.messages).toHaveLength(2);
 
   expect(failed.status).toBe(32);
   const [mounted, refused] = logs.messages();
@@ -93,7 +93,7 @@ test('a mount that fails before anything is opened is told too, and mount -f tel
 
   await stage.mountEfs(fileSystemId, stage.mountPoint, '-f', '-o', options);
   await stage.mountEfs(fileSystemId, stage.mountPoint, '-o', 'tls,mounttargetip=127.0.0.1,cafile=/nowhere');
-  await expect.poll(logs.messages, { timeout: 10_000 }).toHaveLength(1);
+  await expect.poll(logs.messages).toHaveLength(1);
 
   expect(logs.messages()[0]).toMatch(/^Mount failed, .*\/nowhere/);
 });
@@ -118,7 +118,7 @@ test('a CloudWatch that never answers neither delays a mount nor fails it', asyn
 
   expect(mounted).toMatchObject({ status: 0, stderr: '' });
   expect(agent.stderr()).not.toContain('cloudwatch.');
-  await expect.poll(() => logs.asked.length, { timeout: 10_000 }).toBeGreaterThan(0);
+  await expect.poll(() => logs.asked.length).toBeGreaterThan(0);
   await waitFor(() => agent.stderr().includes('cloudwatch.failed'), 'the report to be given up', agent);
 });
 

@@ -179,7 +179,7 @@ test.skipIf(!canIsolate)(
         () => true,
         () => false,
       );
-    await expect.poll(isThere, { timeout: 5_000 }).toBe(false);
+    await expect.poll(isThere).toBe(false);
 
     process.kill(container.pid, 'SIGTERM');
 
@@ -229,7 +229,7 @@ test.skipIf(!canDrop)('a tunnel needs neither root nor a user that the machine k
     });
   }
 
-  await expect.poll(() => said, { timeout: 15_000 }).toMatch(/^127\.0\.0\.1:\d+\n$/);
+  await expect.poll(() => said).toMatch(/^127\.0\.0\.1:\d+\n$/);
 
   const session = await openSession(Number(said.trim().split(':')[1]));
   expect(await session.echo('through the tunnel')).toBe('through the tunnel');

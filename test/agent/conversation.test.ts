@@ -65,7 +65,7 @@ async function open(): Promise<Socket> {
 }
 
 const answer = '{"kind":"closed","found":true}\n';
-const isGone = (client: Socket) => expect.poll(() => client.closed, { timeout: 10_000 }).toBe(true);
+const isGone = (client: Socket) => expect.poll(() => client.closed).toBe(true);
 const connections = () =>
   new Promise<number>((resolve) => server.getConnections((_error, count) => resolve(count)));
 
@@ -152,7 +152,7 @@ test('of a client that asks and asks no more is read than a few requests, and al
   });
 
   expect(readAtFirst).toBeLessThan(count * request.length * 0.5);
-  await expect.poll(() => answered, { timeout: 30_000 }).toBe(count);
+  await expect.poll(() => answered).toBe(count);
 });
 
 /** Bytes the client could get rid of, when it gets rid of no more. */
@@ -170,14 +170,14 @@ test('a client that takes no answers is sent away', async () => {
   const client = await open();
   client.pause();
   for (let wrote = 0; wrote < 200; wrote += 1) client.write(request.repeat(500));
-  await expect.poll(() => asked, { timeout: 10_000 }).toBeGreaterThan(1_000);
+  await expect.poll(() => asked).toBeGreaterThan(1_000);
 
   const remaining = async () => {
     await clock.pass(limits.patienceMs);
     return connections();
   };
 
-  await expect.poll(remaining, { timeout: 10_000 }).toBe(0);
+  await expect.poll(remaining).toBe(0);
   expect(asked).toBeLessThan(100_000);
 });
 

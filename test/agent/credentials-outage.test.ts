@@ -38,7 +38,7 @@ test.skipIf(!canUnshare)(
     const waiting = await openEcho(port);
     const answer = waiting.ask('answered when it is over');
     await expect
-      .poll(async () => (await stage.status()).mounts[0]?.alarm, { timeout: 20_000 })
+      .poll(async () => (await stage.status()).mounts[0]?.alarm)
       .toMatchObject({
         code: expect.stringMatching(/^(credentials|metadata)\./),
         sinceMs: expect.any(Number),
@@ -51,7 +51,7 @@ test.skipIf(!canUnshare)(
     expect(during).toBe('and goes on');
     expect(shown).toContain('ALARM: no new certificate for');
     expect(await answer).toBe('answered when it is over');
-    await expect.poll(async () => (await stage.status()).mounts[0]?.alarm, { timeout: 20_000 }).toBeNull();
+    await expect.poll(async () => (await stage.status()).mounts[0]?.alarm).toBeNull();
     expect(agent.stderr()).toContain('credentials.outage');
     expect(agent.stderr()).toContain('credentials.recovered');
     connected.close();

@@ -70,7 +70,7 @@ test.skipIf(!canUnshare)(
     );
     await settled();
 
-    await expect.poll(() => countLeftovers(agent.child.pid!, worker!), { timeout: 30_000 }).toEqual(before);
+    await expect.poll(() => countLeftovers(agent.child.pid!, worker!)).toEqual(before);
     expect(recordsLeft()).toEqual([]);
     expect(stage.nfsCalls()).toHaveLength(cycles + lanes);
     // Each end is told of once, however many looks see it.

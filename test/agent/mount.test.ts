@@ -137,7 +137,7 @@ test('a caller that is killed during the mount, with its mount.nfs4, leaves no t
   caller.child.kill('SIGKILL');
   process.kill(Number(readFileSync(join(stage.directory, 'started'), 'utf8')), 'SIGKILL');
 
-  await expect.poll(async () => (await stage.status()).mounts, { timeout: 10_000 }).toEqual([]);
+  await expect.poll(async () => (await stage.status()).mounts).toEqual([]);
   expect(stage.stateFiles()).toEqual([]);
 });
 
@@ -153,7 +153,7 @@ test('a mount right after one that was broken off is not told that another comma
     mounting.hangUp();
   }
 
-  await expect.poll(async () => (await stage.status()).mounts, { timeout: 10_000 }).toEqual([]);
+  await expect.poll(async () => (await stage.status()).mounts).toEqual([]);
   expect(stage.stateFiles()).toEqual([]);
 });
 

@@ -303,12 +303,12 @@ test('whoami of a mount without iam is nobody', async () => {
 test('a tunnel prints exactly its address and ends with 0 when it is interrupted', async () => {
   const conversations = await stage.listen(mountScript());
   const running = runCommandLine(['tunnel', fileSystemId, '-o', 'tls'], caller);
-  await expect.poll(() => caller.out, { timeout: 5_000 }).toBe('127.0.0.1:20049\n');
+  await expect.poll(() => caller.out).toBe('127.0.0.1:20049\n');
 
   caller.interrupt();
 
   expect(await running).toBe(0);
-  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  await expect.poll(() => conversations[0]!.ended).toBe(true);
   expect(conversations[0]!.messages).toMatchObject([{ kind: 'tunnel.open', mountPoint: null }]);
 });
 

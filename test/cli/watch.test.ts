@@ -104,9 +104,7 @@ test('where standard output is no terminal the status is written again and again
     written += chunk;
   });
 
-  await expect
-    .poll(() => written.match(/^\d{4}-\d\d-\d\dT.*Z\nefs-agent 0\.1\.0/gm)?.length, { timeout: 20_000 })
-    .toBe(2);
+  await expect.poll(() => written.match(/^\d{4}-\d\d-\d\dT.*Z\nefs-agent 0\.1\.0/gm)?.length).toBe(2);
   child.kill('SIGINT');
 
   expect(await once(child, 'exit')).toEqual([0, null]);
@@ -123,7 +121,7 @@ test('status --watch --json writes a line for each status', async () => {
     written += chunk;
   });
 
-  await expect.poll(() => written.split('\n').length, { timeout: 20_000 }).toBeGreaterThan(2);
+  await expect.poll(() => written.split('\n').length).toBeGreaterThan(2);
   child.kill('SIGTERM');
   await once(child, 'exit');
 

@@ -53,7 +53,7 @@ test.each(cases)(
     expect(outcome.stderr).toContain(one.code);
     expect(outcome.stderr).not.toMatch(/\n\s+at /);
     // The agent undoes what a helper has left once it has noticed that the helper is gone.
-    await expect.poll(() => bench.agent.stateFiles(), { timeout: 15_000 }).toEqual([]);
+    await expect.poll(() => bench.agent.stateFiles()).toEqual([]);
   },
 );
 

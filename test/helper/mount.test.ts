@@ -111,7 +111,7 @@ test('a mount that takes long shows its phase to a person at a terminal, and to 
     runMountHelper([fileSystemId, stage.mountPoint, '-o', 'tls'], one),
   );
 
-  await expect.poll(() => watched.error, { timeout: 5_000 }).toContain('credentials');
+  await expect.poll(() => watched.error).toContain('credentials');
 
   expect(unwatched.error).toBe('');
   watched.interrupt();
@@ -204,14 +204,14 @@ test('an interrupted mount ends with 8, hangs up on the agent and leaves no moun
   stage.plan('hang');
   const conversations = await stage.listen(mountScript());
   const running = mount();
-  await expect.poll(() => stage.mountPid(), { timeout: 5_000 }).not.toBeNull();
+  await expect.poll(() => stage.mountPid()).not.toBeNull();
 
   caller.interrupt();
 
   expect(await running).toBe(8);
   expect(caller.error).toContain('[interrupted]');
   expect(isAlive(stage.mountPid()!)).toBe(false);
-  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  await expect.poll(() => conversations[0]!.ended).toBe(true);
   expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
 });
 
@@ -219,7 +219,7 @@ test('an interruption after the kernel had mounted takes the mount away again', 
   stage.plan('mount-then-hang');
   await stage.listen(mountScript());
   const running = mount();
-  await expect.poll(() => stage.mountTable(), { timeout: 5_000 }).toContain('nfs4');
+  await expect.poll(() => stage.mountTable()).toContain('nfs4');
 
   caller.interrupt();
 
@@ -463,7 +463,7 @@ test('the read-ahead is set again where udev resets it', async () => {
 
   writeFileSync(join(stage.directory, 'bdi/0:55/read_ahead_kb'), '128\n');
 
-  await expect.poll(readAhead, { timeout: 10_000 }).toBe('15360\n');
+  await expect.poll(readAhead).toBe('15360\n');
 });
 
 test.each([
@@ -542,7 +542,7 @@ test('a mount.nfs4 that cannot be run is named, and the tunnel is given up', asy
 
   expect(status).toBe(32);
   expect(caller.error).toContain('mount.nfs4: ENOENT [nfs.program-missing]');
-  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  await expect.poll(() => conversations[0]!.ended).toBe(true);
 });
 
 test('a fake mount does everything but mount, and has it undone', async () => {
@@ -552,7 +552,7 @@ test('a fake mount does everything but mount, and has it undone', async () => {
 
   expect({ status, error: caller.error }).toEqual({ status: 0, error: '' });
   expect(stage.calls('mount')).toEqual([]);
-  await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+  await expect.poll(() => conversations[0]!.ended).toBe(true);
   expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
 });
 

@@ -31,14 +31,14 @@ test.each(['SIGINT', 'SIGTERM', 'SIGHUP'] as const)(
     stage.plan('stubborn');
     const conversations = await stage.listen(mountScript());
     const { child, stderr, ended } = start(fileSystemId, stage.mountPoint, '-o', 'tls');
-    await expect.poll(() => stage.mountPid(), { timeout: 10_000 }).not.toBeNull();
+    await expect.poll(() => stage.mountPid()).not.toBeNull();
 
     child.kill(signal);
 
     expect(await ended).toEqual([8, null]);
     expect(stderr()).toContain('[interrupted]');
     expect(isAlive(stage.mountPid()!)).toBe(false);
-    await expect.poll(() => conversations[0]!.ended, { timeout: 5_000 }).toBe(true);
+    await expect.poll(() => conversations[0]!.ended).toBe(true);
   },
 );
 

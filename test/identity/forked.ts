@@ -39,7 +39,7 @@ export async function forkIdentity(start: Partial<Start> | null = {}, env: Recor
     expect(output).toBe('');
     expect(JSON.stringify(received)).not.toContain(plantedSecret);
   });
-  await expect.poll(() => received[0], { timeout: 5_000 }).toEqual({ kind: 'ready', pid: child.pid });
+  await expect.poll(() => received[0]).toEqual({ kind: 'ready', pid: child.pid });
 
   let lastId = 0;
   const send = (message: unknown) => void child.send(message as AgentToIdentity);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import type { AddressInfo, Socket } from 'node:net';
 import { join, resolve } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import tls, { type TLSSocket } from 'node:tls';
 import type { AgentStatus } from '../../src/core/control-protocol.ts';
 import { type MountTable, openMountTable } from './mount-table.ts';
@@ -247,10 +248,13 @@ function startProgram(program: string, argv: string[], environment: NodeJS.Proce
   child.stderr.on('data', (chunk: Buffer) => {
     stderr += chunk;
   });
-  const ended = new Promise<Ended>((resolve) => {
-    // Not 'close': an agent that the program started may hold its standard error open.
-    child.once('exit', (status) => setImmediate(() => resolve({ status, stdout, stderr })));
-  });
+  // Not 'close' of all: an agent that the program started may hold its standard error open.
+  const ended = Promise.all([once(child, 'exit'), once(child.stdout, 'close')]).then(
+    async ([[status]]): Promise<Ended> => {
+      await setImmediate();
+      return { status, stdout, stderr };
+    },
+  );
   return { child, stdout: () => stdout, stderr: () => stderr, ended };
 }
 

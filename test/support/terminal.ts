@@ -41,7 +41,7 @@ export function openTerminal(columns: number, rows: number, environment: Record<
   return {
     show,
     async wait(pattern) {
-      await expect.poll(() => show().join('\n'), { timeout: 20_000 }).toMatch(pattern);
+      await expect.poll(() => show().join('\n')).toMatch(pattern);
       return show();
     },
     press,

@@ -67,7 +67,7 @@ test.skipIf(whyNoServer !== null).each(certificates)(
 
     for (let count = 0; count < 10; count += 1) present(certificate);
 
-    await expect.poll(() => stage.events.length, { timeout: 20_000 }).toBeGreaterThanOrEqual(10);
+    await expect.poll(() => stage.events.length).toBeGreaterThanOrEqual(10);
     expect(stage.events[0]).toMatchObject(event);
     expect(process.memoryUsage().rss - beforeBytes).toBeLessThan(150 * mebibyte);
   },

@@ -300,7 +300,7 @@ describe.skipIf(whyNoServer !== null)('a local mount target', () => {
     client.resetAndDestroy();
 
     await expect
-      .poll(() => stage.events.at(-1), { timeout: 1_000 })
+      .poll(() => stage.events.at(-1))
       .toMatchObject({ eventName: 'ConnectionClosed', bytesSent: 28 });
   });
 });
@@ -355,7 +355,7 @@ describe.skipIf(whyNoServer !== null)('efs-agent target', () => {
 
     child.kill('SIGKILL');
 
-    await expect.poll(() => serversOf(directory), { timeout: 5_000 }).toEqual([]);
+    await expect.poll(() => serversOf(directory)).toEqual([]);
   });
 
   test.each([

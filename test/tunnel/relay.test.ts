@@ -196,7 +196,7 @@ describe.each([
 
     client.resetAndDestroy();
 
-    await expect.poll(() => upstream.readableEnded || upstream.destroyed, { timeout: 1_000 }).toBe(true);
+    await expect.poll(() => upstream.readableEnded || upstream.destroyed).toBe(true);
     expect(await scene.worker.hears('session.closed')).toMatchObject({ cause: 'local-reset' });
     expect((await scene.worker.totals()).tunnels[0]).toMatchObject({ sessions: 0 });
     upstream.end();

@@ -150,7 +150,7 @@ test('a mount target whose handshake took a second has four of them for the bind
   };
   wire.silence();
   const client = await connectTo(port);
-  await expect.poll(() => wire.accepted(), { timeout: 10_000 }).toBe(1);
+  await expect.poll(() => wire.accepted()).toBe(1);
   setTimeout(() => wire.resume(), 1_500);
 
   await ask(client, 1);
@@ -316,7 +316,7 @@ test('records of all sizes pass whole and unchanged over several connections, ho
           if (at % 3 === 0) await new Promise(setImmediate);
         }
 
-        await expect.poll(() => calls.every((one) => replies.has(one.xid)), { timeout: 10_000 }).toBe(true);
+        await expect.poll(() => calls.every((one) => replies.has(one.xid))).toBe(true);
         for (const one of calls) {
           const wanted = reply(one.xid, 12 + (((4 + one.size) * 7) % 90_000), one.fill);
           expect(replies.get(one.xid)!.equals(wanted)).toBe(true);

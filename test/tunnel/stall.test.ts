@@ -213,7 +213,7 @@ test('the pulse tells of each session how many requests wait for an answer, and 
   await rpc.received(3);
 
   await expect
-    .poll(async () => (await worker.totals()).tunnels[0]?.open[0]?.oldestMs, { timeout: 5_000 })
+    .poll(async () => (await worker.totals()).tunnels[0]?.open[0]?.oldestMs)
     .toBeGreaterThanOrEqual(2_000);
   expect((await worker.totals()).tunnels[0]?.open).toMatchObject([
     { sessionId: 1, address: '127.0.0.1', connections: 1, inFlight: 2 },
