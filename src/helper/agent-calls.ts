@@ -16,6 +16,9 @@ export interface AgentCalls {
   close(): void;
 }
 
+/** Before the next agent is looked for, in milliseconds: the one that ends has gone by then, most often. */
+const startPauseMs = 50;
+
 /**
  * Listens for the agent after this one: if ours dies while we mount, it is started, finds the mount in its records, and calls.
  *
@@ -23,26 +26,31 @@ export interface AgentCalls {
  */
 export async function listenForAgents(agent: AgentConnection, caller: Caller): Promise<AgentCalls | null> {
   let called: AgentConnection | null = null;
+  /** The connection to an agent that has not called yet. */
+  let waiting: AgentConnection | null = null;
   let isOver = false;
   let wake = () => {};
 
   /** With systemd it starts by itself; elsewhere whoever needs it starts it. */
-  function startAnother(): void {
-    if (isOver || caller.interruption.aborted) return;
-    openAgent(caller).then(
-      (started) => started.close(),
-      // Somebody else may start one: what counts is that it calls.
-      () => {},
-    );
+  async function startAnother(): Promise<void> {
+    await caller.pause(startPauseMs);
+    if (isOver || caller.interruption.aborted || latest() !== null) return;
+    // Somebody else may start one: what counts is that it calls.
+    const found = await openAgent(caller).catch(() => null);
+    if (found === null || isOver || latest() !== null) return found?.close();
+    // It may be the old one, which accepts until it is quite dead.
+    watch(found);
+    waiting = found;
   }
 
   function watch(connection: AgentConnection): void {
-    connection.ended.addEventListener('abort', startAnother);
-    if (connection.ended.aborted) startAnother();
+    connection.ended.addEventListener('abort', () => void startAnother());
+    if (connection.ended.aborted) void startAnother();
   }
 
   const socket = await openCallerSocket(agentDirectory(caller), caller.random, (incoming) => {
     called = openConversation(incoming);
+    waiting?.close();
     watch(called);
     wake();
   });
@@ -62,6 +70,7 @@ export async function listenForAgents(agent: AgentConnection, caller: Caller): P
     close() {
       isOver = true;
       socket.close();
+      waiting?.close();
       called?.close();
     },
   };

@@ -249,12 +249,7 @@ test('an agent that calls because the one before it has died hears of the mount'
   await stage.listen((message, reply, socket) => {
     if (message.kind !== 'mount.ended') return script(message, reply, socket);
     socket.destroy();
-    const [name] = readdirSync(callers);
-    const next = connect(join(callers, name!));
-    next.on('data', (chunk) => {
-      heard.push(JSON.parse(chunk.toString()).kind);
-      next.write(formatMessage({ kind: 'mounted' }));
-    });
+    callAsNextAgent(callers, heard);
   });
 
   const status = await mount();
@@ -264,6 +259,27 @@ test('an agent that calls because the one before it has died hears of the mount'
   expect(heard).toEqual(['mount.ended']);
   expect(stage.mountTable()).toContain('nfs4');
   expect(readdirSync(callers)).toEqual([]);
+});
+
+test('an agent that takes one more connection while it dies is not taken for the next one', async () => {
+  const callers = join(stage.directory, 'run/callers');
+  mkdirSync(callers);
+  const script = mountScript();
+  const heard: string[] = [];
+  const conversations = await stage.listen((message, reply, socket) => {
+    if (message.kind === 'mount.ended') socket.destroy();
+    else script(message, reply, socket);
+  });
+
+  const mounting = mount();
+  await expect.poll(() => conversations.length).toBe(2);
+  conversations[1]!.hangUp();
+  await expect.poll(() => conversations.length).toBe(3);
+  callAsNextAgent(callers, heard);
+
+  expect(await mounting).toBe(0);
+  expect(heard).toEqual(['mount.ended']);
+  await expect.poll(() => conversations[2]!.ended).toBe(true);
 });
 
 test('a mount whose agent lives asks for no other', async () => {
@@ -555,6 +571,16 @@ test('a fake mount does everything but mount, and has it undone', async () => {
   await expect.poll(() => conversations[0]!.ended).toBe(true);
   expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
 });
+
+/** Calls the helper of the one mount that is being made, and takes what it says of its end for good. */
+function callAsNextAgent(callers: string, heard: string[]): void {
+  const [name] = readdirSync(callers);
+  const next = connect(join(callers, name!));
+  next.on('data', (chunk) => {
+    heard.push(JSON.parse(chunk.toString()).kind);
+    next.write(formatMessage({ kind: 'mounted' }));
+  });
+}
 
 /** Puts a program of this test before all others. */
 function standIn(name: string, body: string): void {

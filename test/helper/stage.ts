@@ -27,6 +27,7 @@ export type Script = (
 export interface Conversation {
   messages: ClientMessage[];
   ended: boolean;
+  hangUp(): void;
 }
 
 /** A directory with a control socket, stand-in programs in PATH, and a mount table of its own. */
@@ -87,7 +88,7 @@ export function openHelperStage(): HelperStage {
       const conversations: Conversation[] = [];
       const server = createServer((socket) => {
         sockets.add(socket);
-        const conversation: Conversation = { messages: [], ended: false };
+        const conversation: Conversation = { messages: [], ended: false, hangUp: () => socket.destroy() };
         conversations.push(conversation);
         const split = createLineSplitter();
         socket.on('data', (chunk) => {
