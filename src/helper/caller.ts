@@ -111,12 +111,20 @@ function readWorkingDirectory(): string {
   }
 }
 
+const opened = new Set<NodeJS.WriteStream>();
+
+/** Resolves once all that this process wrote has been taken: of what goes into a socket, `process.exit` loses what is not yet sent. */
+export async function waitUntilWritten(): Promise<void> {
+  await Promise.all([...opened].map((stream) => new Promise((resolve) => stream.write('', resolve))));
+}
+
 /** Node opens a standard stream at the first look at it, which a silent success never takes. */
 function createWriter(open: () => NodeJS.WriteStream): (text: string) => void {
   let stream: NodeJS.WriteStream | undefined;
   return (text) => {
     if (stream === undefined) {
       stream = open();
+      opened.add(stream);
       // Nobody reads any more: what we do matters, not who watches.
       stream.on('error', () => {});
     }

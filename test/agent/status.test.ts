@@ -1,8 +1,11 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
-import { connect } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest';
 import type { StatusReport } from '../../src/core/status-report.ts';
@@ -34,6 +37,22 @@ async function readStatus(): Promise<{ status: number | null; report: StatusRepo
   isDocumented(report);
   expect(isDocumented.errors).toBeNull();
   return { status, report };
+}
+
+/** As a program does that has other things to do before it reads what status wrote into its socket. */
+async function readMountsLate(): Promise<unknown[]> {
+  const server = createServer({ pauseOnConnect: true }).listen(join(stage.directory, 'reader.sock'));
+  await once(server, 'listening');
+  const reader = connect(join(stage.directory, 'reader.sock')).pause();
+  const [writer] = (await once(server, 'connection')) as [Socket];
+  const child = spawn(process.execPath, ['dist/efs-agent.mjs', 'status', '--json'], {
+    env: stage.environment,
+    stdio: ['ignore', writer, 'inherit'],
+  });
+  writer.destroy();
+  server.close();
+  await Promise.race([once(child, 'exit'), delay(2_000)]);
+  return (JSON.parse(await text(reader)) as StatusReport).mounts;
 }
 
 async function mount(): Promise<number> {
@@ -98,7 +117,11 @@ test('status shows the bytes, the requests that wait for a silent mount target, 
 test('with 200 mounts of a mount target that hangs, status tells of them all; and when the agent is stopped, continued, dead', async () => {
   const target = await stage.startTarget(undefined, (socket) => void socket.resume());
   const agent = await stage.startAgent();
-  const ports = await Promise.all(Array.from({ length: 200 }, (_, index) => mountQuickly(`/mnt/${index}`)));
+  // What status writes must be more than the kernel keeps for a reader.
+  const longPath = `/mnt${'/directory'.repeat(40)}`;
+  const ports = await Promise.all(
+    Array.from({ length: 200 }, (_, index) => mountQuickly(`${longPath}/${index}`)),
+  );
   const kernel = connect({ port: ports[0]!, host: '127.0.0.1' });
   kernel.on('error', () => {});
   onTestFinished(() => void kernel.destroy());
@@ -116,6 +139,7 @@ test('with 200 mounts of a mount target that hangs, status tells of them all; an
     })
     .toContain(1);
   expect(await states()).toEqual({ status: 0, agent: 'running', mounts: 200, states: ['mounted'] });
+  expect(await readMountsLate()).toHaveLength(200);
   agent.child.kill('SIGSTOP');
   expect(await states()).toEqual({ status: 3, agent: 'silent', mounts: 200, states: ['unwatched'] });
   agent.child.kill('SIGCONT');

@@ -213,7 +213,11 @@ export function openAgentStage(portRange: [number, number]): AgentStage {
     nfsCalls: () => readFileSync(calls, 'utf8').split('\n').filter(Boolean),
     stateFiles: () => readdirSync(join(runtimeDir, 'mounts')),
     async close() {
-      for (const { child } of running) child.kill('SIGTERM');
+      for (const { child } of running) {
+        child.kill('SIGTERM');
+        // One that a test has stopped hears nothing else.
+        child.kill('SIGCONT');
+      }
       await Promise.all([...running].map(({ ended }) => ended));
       // Those that a helper or another agent started; they write to the directory until their end.
       for (const pid of agentsOf(runtimeDir)) process.kill(pid, 'SIGTERM');
