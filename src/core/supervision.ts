@@ -120,12 +120,13 @@ function decideOnTick(
   { wanted, couldRun }: Extract<WorkerEvent, { kind: 'tick' }>,
   nowMonoMs: number,
 ): [WorkerState, WorkerAction[]] {
+  const counted = Math.max(couldRun, leastSilence);
   switch (state.kind) {
     case 'down':
       if (!wanted || nowMonoMs < state.dueMonoMs) return [state, []];
       return [{ kind: 'starting', failures: state.failures, ticks: 0 }, [{ kind: 'start' }]];
     case 'starting': {
-      const next = { ...state, ticks: state.ticks + Math.max(couldRun, leastSilence) };
+      const next = { ...state, ticks: state.ticks + counted };
       return [next, next.ticks > startingTicks ? [{ kind: 'kill' }] : []];
     }
     case 'up': {
@@ -133,7 +134,7 @@ function decideOnTick(
       if (unwanted > unwantedTicks) return [initialWorkerState, [{ kind: 'dismiss' }]];
       if (state.unanswered >= silentTicks) return [state, [{ kind: 'kill' }]];
       const sequence = state.sequence + 1;
-      const silence = state.unanswered === 0 ? 1 : Math.max(couldRun, leastSilence);
+      const silence = state.unanswered === 0 ? 1 : counted;
       return [
         { ...state, unwanted, sequence, unanswered: state.unanswered + silence },
         [{ kind: 'ping', sequence }],

@@ -11,23 +11,13 @@ import {
 } from '../support/agent-stage.ts';
 import { askOnce } from '../support/echo.ts';
 import { canUnshare } from '../support/mount-table.ts';
-import { scriptOf } from '../support/processes.ts';
 
 // mount.nfs4 is at work, and somebody dies: the stand-in waits until the test lets it mount, or fail.
 let stage: AgentStage;
 beforeEach(() => {
   stage = openAgentStage([23230, 23239]);
 });
-afterEach(async () => {
-  // Also one that a helper has started, which is none of the stage's.
-  const { status, stdout } = await stage.efsAgent('status', '--json');
-  if (status === 0) {
-    const { pid } = JSON.parse(stdout) as { pid: number };
-    process.kill(pid, 'SIGTERM');
-    await expect.poll(() => scriptOf(pid), { timeout: 60_000 }).toBe('');
-  }
-  await stage.close();
-});
+afterEach(() => stage.close());
 
 const timeout = 120_000;
 const callerSockets = () => readdirSync(join(stage.runtimeDir, 'callers'));

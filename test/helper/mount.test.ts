@@ -19,6 +19,7 @@ import {
   isAlive,
   mountScript,
   openHelperStage,
+  type Script,
   type TestCaller,
 } from './stage.ts';
 
@@ -228,11 +229,7 @@ test('an interruption after the kernel had mounted takes the mount away again', 
 });
 
 test('a mount is taken away again when the agent goes before it has recorded it', async () => {
-  const script = mountScript();
-  await stage.listen((message, reply, socket) => {
-    if (message.kind === 'mount.ended') socket.destroy();
-    else script(message, reply, socket);
-  });
+  await stage.listen(dyingScript());
 
   const status = await mount();
 
@@ -244,13 +241,8 @@ test('a mount is taken away again when the agent goes before it has recorded it'
 test('an agent that calls because the one before it has died hears of the mount', async () => {
   const callers = join(stage.directory, 'run/callers');
   mkdirSync(callers);
-  const script = mountScript();
   const heard: string[] = [];
-  await stage.listen((message, reply, socket) => {
-    if (message.kind !== 'mount.ended') return script(message, reply, socket);
-    socket.destroy();
-    callAsNextAgent(callers, heard);
-  });
+  await stage.listen(dyingScript(() => callAsNextAgent(callers, heard)));
 
   const status = await mount();
 
@@ -264,12 +256,8 @@ test('an agent that calls because the one before it has died hears of the mount'
 test('an agent that takes one more connection while it dies is not taken for the next one', async () => {
   const callers = join(stage.directory, 'run/callers');
   mkdirSync(callers);
-  const script = mountScript();
   const heard: string[] = [];
-  const conversations = await stage.listen((message, reply, socket) => {
-    if (message.kind === 'mount.ended') socket.destroy();
-    else script(message, reply, socket);
-  });
+  const conversations = await stage.listen(dyingScript());
 
   const mounting = mount();
   await expect.poll(() => conversations.length).toBe(2);
@@ -300,11 +288,7 @@ test('a mount whose agent lives asks for no other', async () => {
 test('a mount is taken away again when no agent calls after the one before has died', async () => {
   mkdirSync(join(stage.directory, 'run/callers'));
   caller.limits.agentStartMs = 100;
-  const script = mountScript();
-  await stage.listen((message, reply, socket) => {
-    if (message.kind === 'mount.ended') socket.destroy();
-    else script(message, reply, socket);
-  });
+  await stage.listen(dyingScript());
 
   const status = await mount();
 
@@ -571,6 +555,16 @@ test('a fake mount does everything but mount, and has it undone', async () => {
   await expect.poll(() => conversations[0]!.ended).toBe(true);
   expect(conversations[0]!.messages.map((message) => message.kind)).toEqual(['tunnel.open']);
 });
+
+/** An agent that is gone when it hears how the mount ended. */
+function dyingScript(died: () => void = () => {}): Script {
+  const script = mountScript();
+  return (message, reply, socket) => {
+    if (message.kind !== 'mount.ended') return script(message, reply, socket);
+    socket.destroy();
+    died();
+  };
+}
 
 /** Calls the helper of the one mount that is being made, and takes what it says of its end for good. */
 function callAsNextAgent(callers: string, heard: string[]): void {
