@@ -9,22 +9,13 @@ import { blameChildren } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { adoptControlSocket, openControlSocket } from '../host/control-socket.ts';
-import {
-  type MetricsServer,
-  metricsSocketPath,
-  type RenderPage,
-  serveMetrics,
-} from '../host/metrics-server.ts';
 import { isUnderSystemd, notifySystemd, takeSocketActivationFd } from '../host/notify.ts';
-import { readProcessUsage } from '../host/process-usage.ts';
-import { controlSocketPath, createRuntimeDir, runtimeDir, statusSocketPath } from '../host/runtime-dir.ts';
-import { openGroupSocket, removeSocket } from '../host/unix-socket.ts';
-import { readGroupId } from '../host/users.ts';
+import { controlSocketPath, createRuntimeDir, runtimeDir } from '../host/runtime-dir.ts';
+import { removeSocket } from '../host/unix-socket.ts';
 import { openLog } from '../observe/log.ts';
-import { chooseFormat, contentTypes, type MetricsSource, renderMetrics } from '../observe/metrics.ts';
 import { type Control, serveControl } from './control.ts';
-import { serveStatus } from './status-server.ts';
 import { type FromSuccessor, giveTo, receiveInheritance, takeoverVersion } from './takeover.ts';
+import { openViews } from './views.ts';
 import { wireAgent } from './wire.ts';
 
 /** How often the mounts are compared with the kernel's mount tables even when no session ended, in milliseconds. */
@@ -73,8 +64,15 @@ async function main(): Promise<void> {
   else await begin();
   await writeAgentPid(directory);
   const sweeping = setInterval(() => void mounts.sweep(), sweepMs);
-  const metrics = await openMetrics();
-  await openStatus();
+  const views = await openViews({
+    directory,
+    config,
+    clock: systemClock,
+    log,
+    readStatus,
+    refreshMounts: () => mounts.refresh(),
+    countEvents: () => openedLog.counts(),
+  });
   if (given.onDemand) leaveWhenIdle(config.idleExitMs, () => mounts.status().length > 0, leave);
   log('info', 'agent.ready');
   await notifySystemd(given.successor ? [] : ['READY=1']);
@@ -107,46 +105,6 @@ async function main(): Promise<void> {
       worker: workers.status(),
       mounts: mounts.status(),
     };
-  }
-
-  async function openMetrics(): Promise<MetricsServer> {
-    const { metricsSocket, metricsGroup, metricsListen: tcp } = config;
-    const gid = metricsGroup === null ? null : await findGroup('metrics_group', metricsGroup);
-    const socket = metricsSocket ? { path: metricsSocketPath(directory), gid } : null;
-    const render: RenderPage = (accept) => {
-      const format = chooseFormat(accept);
-      const status = readStatus();
-      const usage = readUsage(status.worker.pid);
-      return {
-        contentType: contentTypes[format],
-        text: renderMetrics({ status, events: openedLog.counts(), usage }, format),
-      };
-    };
-    return serveMetrics({ socket, tcp }, systemClock, render, (place, { message }) =>
-      log('warn', 'metrics.failed', { place, error: message }),
-    );
-  }
-
-  /** For the group that may ask, and for nobody when there is none. */
-  async function openStatus(): Promise<void> {
-    const path = statusSocketPath(directory);
-    const gid = config.statusGroup === null ? null : await findGroup('status_group', config.statusGroup);
-    await removeSocket(path);
-    if (gid === null) return;
-    await openGroupSocket(path, gid).then(
-      (server) =>
-        serveStatus(server, systemClock, log, async () => {
-          await mounts.refresh();
-          return readStatus();
-        }),
-      (error: unknown) => log('warn', 'status-socket.unusable', { error: asAgentError(error).message }),
-    );
-  }
-
-  async function findGroup(key: string, name: string): Promise<number | null> {
-    const gid = await readGroupId(name);
-    if (gid === null) log('warn', 'config.warning', { warning: `${key}: there is no group ${name}` });
-    return gid;
   }
 
   async function begin(): Promise<void> {
@@ -249,8 +207,7 @@ async function main(): Promise<void> {
     clearInterval(sweeping);
     log('info', 'agent.stopped', { reason, mounts: mounts.list().length });
     if (!activated) await removeSocket(controlSocketPath(directory));
-    await removeSocket(statusSocketPath(directory));
-    await metrics.close();
+    await views.close();
     agent.close();
     await end();
   }
@@ -267,12 +224,6 @@ async function joinRunningAgent(directory: string): Promise<boolean> {
   if (pid === null) return false;
   await notifySystemd([`MAINPID=${pid}`, 'READY=1']);
   return true;
-}
-
-function readUsage(workerPid: number | null): MetricsSource['usage'] {
-  const agent = readProcessUsage(process.pid);
-  const worker = workerPid === null ? null : readProcessUsage(workerPid);
-  return { ...(agent === null ? {} : { agent }), ...(worker === null ? {} : { worker }) };
 }
 
 function leaveWhenIdle(
