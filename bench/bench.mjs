@@ -7,6 +7,7 @@ const usage = `usage: npm run bench [-- COMMAND] [OPTIONS]
   relay    (default) every relay under every load: throughput, latency, CPU, memory
   memory   our processes with 1, 100 and 500 idle tunnels: PSS, wake-ups, CPU; time of status and of a scrape
   latency  mount.efs with a stand-in for mount.nfs4 against a bare node, one at a time and 200 at once
+  endurance  an hour of mixed load over connections that end and begin again: memory and descriptors
   scale-up one NFS connection to a mount target that limits each TLS connection to 50 MiB/s, over one of them and over five
   gate     system calls for each record against fixed limits; status 1 when one is exceeded
 
@@ -15,6 +16,7 @@ const usage = `usage: npm run bench [-- COMMAND] [OPTIONS]
   --short             one round of 2 s, fewer tunnels and mounts: shows that it works
   --rounds N          [5]
   --seconds N         measured time of one run [3]
+  --minutes N         of endurance [60]
   --relay NAME=CMD    one more relay; CMD with {listen} {connect} {listen-port} {connect-port} {ca} {cert} {key}
                       {server-name} {conf}, for example --relay 'efs-proxy=efs-proxy {conf} --tls'
   --only NAME         only this relay, and those of --relay; again for more
@@ -68,6 +70,11 @@ const commands = {
     });
     return { figures, text: formatScaleUp(figures), held: true };
   },
+  async endurance(options) {
+    const { measureEndurance, formatEndurance } = await import('./endurance.mjs');
+    const figures = await measureEndurance({ say, minutes: options.short ? 1 : Number(options.minutes) });
+    return { figures, text: formatEndurance(figures), held: true };
+  },
   async gate() {
     const { measureGate, formatGate } = await import('./gate.mjs');
     const figures = await measureGate({ say });
@@ -89,6 +96,7 @@ function readArguments() {
       short: { type: 'boolean', default: false },
       rounds: { type: 'string', default: '5' },
       seconds: { type: 'string', default: '3' },
+      minutes: { type: 'string', default: '60' },
       relay: repeated,
       only: repeated,
       load: repeated,
@@ -100,7 +108,7 @@ function readArguments() {
 async function main() {
   const { values, positionals } = readArguments();
   const name = positionals[0] ?? 'relay';
-  for (const option of ['rounds', 'seconds']) {
+  for (const option of ['rounds', 'seconds', 'minutes']) {
     if (!(Number(values[option]) > 0))
       throw new Error(`--${option} ${values[option]}: write a number above 0`);
   }

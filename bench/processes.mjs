@@ -33,6 +33,20 @@ export function sumPssKib(pids) {
   return sum(pids, (pid) => Number(/^Pss:\s+(\d+)/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0));
 }
 
+/** What the processes have for themselves alone, in KiB: unlike the proportional size it does not depend on others. */
+export function sumPrivateKib(pids) {
+  return sum(pids, (pid) =>
+    sum([...read(`/proc/${pid}/smaps_rollup`).matchAll(/^Private_(?:Clean|Dirty):\s+(\d+)/gm)], ([, kib]) =>
+      Number(kib),
+    ),
+  );
+}
+
+/** How many files, sockets and so on the processes have open. */
+export function countDescriptors(pids) {
+  return sum(pids, (pid) => list(`/proc/${pid}/fd`).length);
+}
+
 /** Highest resident set size since `forgetPeaks`, of each process, added up, in KiB. */
 export function sumPeakRssKib(pids) {
   return sum(pids, (pid) => Number(/^VmHWM:\s+(\d+)/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0));
