@@ -49,9 +49,18 @@ export async function mountFileSystem(request: MountRequest, caller: Caller): Pr
   try {
     await mountAnew(request, spec, mountPoint, caller);
   } catch (thrown) {
-    throw await explainMissingNetwork(asAgentError(thrown), caller);
+    throw await explainMissingNetwork(nameMount(asAgentError(thrown), request.device, mountPoint), caller);
   }
   return 0;
+}
+
+/** With `mount -a` and at boot many mounts speak on one standard error: each error names the one that it is about. */
+function nameMount(error: AgentError, device: string, mountPoint: string): AgentError {
+  const { code, message, details } = error;
+  const [fileSystem = ''] = device.split(':');
+  return message.includes(fileSystem) || message.includes(mountPoint)
+    ? error
+    : new AgentError(code, `${device} on ${mountPoint}: ${message}`, details, error);
 }
 
 async function mountAnew(

@@ -118,7 +118,7 @@ test.skipIf(!canUnshare)('a failure inside the namespace is told once, with its 
 
     expect(ended).toMatchObject({ status: 32, stdout: '' });
     expect(ended.stderr).toMatch(
-      /^mount\.efs: Cannot connect to file system mount target ip address 127\.0\.0\.2: .*\n {2}.*\n$/,
+      /^mount\.efs: fs-0123456789abcdef0 on \S+: Cannot connect to file system mount target ip address 127\.0\.0\.2: .*\n {2}.*\n$/,
     );
   } finally {
     namespace.close();

@@ -133,7 +133,7 @@ test('a refused mount shows the words of mount.nfs4 as text, then why, and ends 
 
   expect(status).toBe(32);
   expect(caller.error).toBe(
-    `${denied}\nmount.efs: nobody may mount [access.denied]\n  Allow elasticfilesystem:ClientMount to this identity in the file system policy.\n`,
+    `${denied}\nmount.efs: ${fileSystemId} on ${stage.mountPoint}: nobody may mount [access.denied]\n  Allow elasticfilesystem:ClientMount to this identity in the file system policy.\n`,
   );
   expect(conversations[0]!.messages[1]).toEqual({ kind: 'mount.ended', status: 32, stderr: `${denied}\n` });
 });
@@ -165,14 +165,14 @@ test('a reset connection is tried again as often as the agent says, and no more'
 
 test('an attempt that hangs is stopped, waited for and repeated at once', async () => {
   stage.plan('hang', 'ok');
-  await stage.listen(mountScript({ attemptTimeoutMs: 300 }));
+  await stage.listen(mountScript({ attemptTimeoutMs: 3_000 }));
 
   const status = await mount();
 
   expect(status).toBe(0);
   expect(caller.pausesMs).toEqual([0]);
   expect(caller.error).toBe(
-    'Mount attempt 1/3 failed due to no answer within 0.3 s, wait 0.0 sec before next attempt.\n',
+    'Mount attempt 1/3 failed due to no answer within 3 s, wait 0.0 sec before next attempt.\n',
   );
 });
 
@@ -193,7 +193,7 @@ test('the last attempt has a deadline of its own: nfs.timeout, and no mount.nfs4
 
 test('an attempt that was stopped after the kernel had mounted counts as mounted', async () => {
   stage.plan('mount-then-hang');
-  await stage.listen(mountScript({ attemptTimeoutMs: 300 }));
+  await stage.listen(mountScript({ attemptTimeoutMs: 3_000 }));
 
   const status = await mount();
 
@@ -319,9 +319,26 @@ test('a failure the agent reports is shown with its code, and mount.nfs4 is not 
 
   expect(status).toBe(32);
   expect(caller.error).toMatch(
-    /^mount\.efs: cannot reach 10\.1\.1\.6:2049 within 5 s \[target\.silent\]\n {2}\S/,
+    /^mount\.efs: fs-0123456789abcdef0 on \S+\/mnt: cannot reach 10\.1\.1\.6:2049 within 5 s \[target\.silent\]\n {2}\S/,
   );
   expect(stage.calls('mount')).toEqual([]);
+});
+
+test('of two mounts that fail on one standard error each says which it is, once', async () => {
+  await stage.listen((message, reply) => {
+    if (message.kind !== 'tunnel.open') return;
+    const text =
+      message.spec.path === '/named' ? `${fileSystemId} has no mount target here` : '10.1.1.6 is silent';
+    reply({ kind: 'failed', error: { code: 'target.silent', message: text, details: {} } });
+  });
+
+  for (const path of ['named', 'nameless'])
+    await runMountHelper([`${fileSystemId}:/${path}`, stage.mountPoint, '-o', 'tls'], caller);
+
+  expect(caller.error.match(/^mount\.efs: .*$/gm)).toEqual([
+    `mount.efs: ${fileSystemId} has no mount target here [target.silent]`,
+    `mount.efs: ${fileSystemId}:/nameless on ${stage.mountPoint}: 10.1.1.6 is silent [target.silent]`,
+  ]);
 });
 
 const served = (changes: Partial<ServedMount> = {}): ServedMount => ({
