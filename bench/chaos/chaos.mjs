@@ -1,11 +1,15 @@
 // `npm run chaos`: faults come while a kernel NFS client writes and checks. See docs/reliability.md.
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
+import { loadavg } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ensureVm, VmUnavailable } from '../../scripts/vm/machine.mjs';
 import { needFile, needProgram } from '../stage.mjs';
-import { enclosedDirectory, runEnclosed } from './enclosure.mjs';
+import { enclosedDirectory, onFinish, runEnclosed } from './enclosure.mjs';
 import { faults } from './faults.mjs';
+import { writeReliability } from './reliability.mjs';
+import { describeResult, describeTotals, findBreaches, findRunBreaches, formatResults } from './report.mjs';
+import { beginRun, readRuns, sumRuns, writeRuns } from './runs.mjs';
 
 const usage = `usage: npm run chaos [-- OPTIONS]
 
@@ -14,12 +18,15 @@ brings the faults about, each at a random moment. Prints a table; status 1 when 
 a mount hung, a connection to a listener was refused, or (not with --short) a pause was longer than allowed.
 
   --short          each fault that takes little time once, and for a short time; pauses are not judged
-  --rounds N       each fault so many times [20]
+  --rounds N       each fault so many times [20]; 0 with --before: only the table of the earlier runs
   --minutes N      begin no fault after so many minutes
   --faults A,B     only these
-  --json FILE      also write the figures
+  --before FILE    what --json wrote of earlier runs: they and this one make one table; may be given several times
+  --json FILE      also write the figures, after each round
   --log FILE       keep the agent's log
-  --markdown FILE  also write the table, as docs/reliability.md
+  --markdown FILE  also write the table, as docs/reliability.md, after each round
+
+The first SIGINT or SIGTERM ends the run after the fault that is under way, with what there is; the second one at once.
 
 faults: ${faults.map(({ name }) => name).join(', ')}
 `;
@@ -31,6 +38,7 @@ function readArguments() {
       rounds: { type: 'string' },
       minutes: { type: 'string' },
       faults: { type: 'string' },
+      before: { type: 'string', multiple: true, default: [] },
       json: { type: 'string' },
       log: { type: 'string' },
       markdown: { type: 'string' },
@@ -41,11 +49,13 @@ function readArguments() {
   const unknown = names?.find((name) => !faults.some((fault) => fault.name === name));
   if (unknown !== undefined) throw new Error(`--faults: there is no ${unknown}`);
   for (const option of ['rounds', 'minutes']) {
-    if (values[option] !== undefined && !(Number(values[option]) > 0))
+    const isTableOnly = option === 'rounds' && values.before.length > 0 && values.rounds === '0';
+    if (values[option] !== undefined && !(Number(values[option]) > 0) && !isTableOnly)
       throw new Error(`--${option} ${values[option]}: write a number above 0`);
   }
   return {
     ...values,
+    earlier: readRuns(values.before, { short: values.short, names: faults.map(({ name }) => name) }),
     rounds: Number(values.rounds ?? (values.short ? 1 : 20)),
     minutes: values.minutes === undefined ? null : Number(values.minutes),
     chosen: faults.filter(({ name, short }) =>
@@ -67,9 +77,16 @@ async function prepareAndRun() {
 
 async function runInside(options) {
   const { runChaos } = await import('./run.mjs');
-  const { describeResult, findBreaches, findRunBreaches, formatResults } = await import('./report.mjs');
-  const { writeReliability } = await import('./reliability.mjs');
   const directory = enclosedDirectory();
+  const endMs =
+    options.minutes === null ? Number.POSITIVE_INFINITY : performance.now() + options.minutes * 60_000;
+  let finishing = false;
+  onFinish(() => {
+    finishing = true;
+    say('no further fault begins');
+  });
+  const run = beginRun(options.short);
+  const runs = [...options.earlier, run];
   const breaches = [];
   const onResult = (result) => {
     say(describeResult(result));
@@ -78,28 +95,49 @@ async function runInside(options) {
     for (const breach of found) say(`BROKEN, ${result.fault}: ${breach}`);
     breaches.push(...found.map((breach) => `${result.fault}, round ${result.round}: ${breach}`));
   };
-  const outcome = await runChaos({
-    directory,
-    logFile: options.log ?? join(directory, 'agent.log'),
-    faults: options.chosen,
-    rounds: options.rounds,
-    short: options.short,
-    endMs: options.minutes === null ? Number.POSITIVE_INFINITY : performance.now() + options.minutes * 60_000,
-    say,
-    onResult,
-  });
-  breaches.push(...findRunBreaches(outcome));
-  const table = formatResults(options.chosen, outcome.results);
-  process.stdout.write(`${table}\n`);
-  for (const breach of breaches) process.stdout.write(`broken: ${breach}\n`);
-  const { operations, bytesChecked } = outcome.totals;
-  process.stdout.write(
-    `${outcome.results.length} faults, ${operations} operations, ${bytesChecked} bytes checked: ${breaches.length === 0 ? 'everything held' : `${breaches.length} breaches`}\n`,
+  const keep = (outcome) => {
+    const { ended, rounds, results, totals } = outcome;
+    Object.assign(run, {
+      ended,
+      rounds,
+      results,
+      totals,
+      breaches: [...breaches, ...findRunBreaches(outcome)],
+    });
+    run.loadAverages.push(Number(loadavg()[1].toFixed(2)));
+    writeFiles(options, runs);
+  };
+  keep(
+    await runChaos({
+      directory,
+      logFile: options.log ?? join(directory, 'agent.log'),
+      faults: options.chosen,
+      rounds: options.rounds,
+      short: options.short,
+      isOver: () => finishing || performance.now() > endMs,
+      say,
+      onResult,
+      onRound: keep,
+    }),
   );
-  if (options.json !== undefined)
-    writeFileSync(options.json, `${JSON.stringify({ ...outcome, breaches }, null, 2)}\n`);
-  if (options.markdown !== undefined) writeReliability(options.markdown, { table, outcome, breaches });
-  return breaches.length === 0 ? 0 : 1;
+  return printTable(runs);
+}
+
+function writeFiles({ json, markdown }, runs) {
+  if (json !== undefined) writeRuns(json, runs);
+  if (markdown === undefined) return;
+  const sum = sumRuns(runs);
+  writeReliability(markdown, { runs, table: formatResults(faults, sum.results), sum });
+}
+
+/** Gives the exit status. */
+function printTable(runs) {
+  const sum = sumRuns(runs);
+  process.stdout.write(`${formatResults(faults, sum.results)}\n`);
+  for (const breach of sum.breaches) process.stdout.write(`broken: ${breach}\n`);
+  const verdict = sum.breaches.length === 0 ? 'everything held' : `${sum.breaches.length} breaches`;
+  process.stdout.write(`${describeTotals(runs, sum)}: ${verdict}\n`);
+  return sum.breaches.length === 0 ? 0 : 1;
 }
 
 function say(line) {
@@ -111,6 +149,10 @@ async function main() {
   if (options.help) {
     process.stdout.write(usage);
     return 0;
+  }
+  if (options.rounds === 0) {
+    writeFiles(options, options.earlier);
+    return printTable(options.earlier);
   }
   if (enclosedDirectory() !== null) return runInside(options);
   try {

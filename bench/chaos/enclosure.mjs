@@ -4,6 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -14,6 +15,8 @@ export const addresses = {
 };
 const nobody = '02:00:00:00:00:01';
 const directoryVariable = 'EFS_CHAOS_DIRECTORY';
+/** Where the program outside has its word inside. */
+const wordDescriptor = 3;
 
 /** The directory of the run, when this process is inside the enclosure; else null. */
 export function enclosedDirectory() {
@@ -21,7 +24,10 @@ export function enclosedDirectory() {
 }
 
 /**
- * Runs this program again inside the enclosure and gives its exit status; nothing of it outlives this call.
+ * Runs this program again inside the enclosure and gives its exit status; nothing of it outlives this process.
+ *
+ * Told to end, it asks the run to finish (`onFinish`), and the second time kills it. What a terminal sends to all
+ * programs of a command does not get in.
  *
  * Errors: that of spawn(2); without root unshare(1) says why it cannot.
  */
@@ -34,17 +40,33 @@ export async function runEnclosed(argv) {
   // The shell is process 1 of the enclosure: it buries whoever loses his parent.
   const init = ['sh', '-c', '"$@" & wait $!', 'sh', process.execPath, ...argv];
   const child = spawn('unshare', [...namespaces, ...ending, ...init], {
-    stdio: ['ignore', 'inherit', 'inherit'],
+    stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
     env: { ...process.env, [directoryVariable]: directory },
+    detached: true,
   });
-  const stop = () => child.kill('SIGKILL');
-  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, stop);
+  const word = child.stdio[wordDescriptor];
+  word.on('error', () => {});
+  let asked = false;
+  const stop = () => {
+    if (asked) child.kill('SIGKILL');
+    else word.write('finish\n');
+    asked = true;
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, stop);
   try {
     const [status] = await once(child, 'exit');
     return status ?? 1;
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+/** Inside: calls `finish` when the run is to end with what there is. Without the program outside there is no run at all. */
+export function onFinish(finish) {
+  new Socket({ fd: wordDescriptor, readable: true, writable: false })
+    .on('data', finish)
+    .on('close', () => process.exit(1))
+    .unref();
 }
 
 /**

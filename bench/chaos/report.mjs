@@ -49,6 +49,12 @@ export function describeResult({
   return `round ${round}, ${fault}: added ${addedMs} ms, ${bytesChecked} bytes checked, ${bytesWrong} wrong, ${failed} failed${refusals}${noted.join('')}`;
 }
 
+/** How much was done in all. */
+export function describeTotals(runs, { rounds, results, operations, bytesChecked }) {
+  const extent = `${rounds} whole ${rounds === 1 ? 'round' : 'rounds'} in ${runs.length === 1 ? 'one run' : `${runs.length} runs`}`;
+  return `${extent}: ${results.length} faults, ${operations} operations, ${(bytesChecked / 1e9).toFixed(2)} GB checked`;
+}
+
 /** One row for each fault. */
 export function formatResults(faults, results) {
   const head = [

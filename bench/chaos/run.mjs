@@ -24,9 +24,20 @@ const wait = (ms) => new Promise((wake) => setTimeout(wake, ms));
 /**
  * Runs the faults, in another order each round, and gives the figures.
  *
- * `endMs` is the `performance.now()` after which no further fault begins. Errors: when a part cannot be started.
+ * No further fault begins once `isOver` says so. `onRound` hears the figures so far at the end of each round.
+ * Errors: when a part cannot be started.
  */
-export async function runChaos({ directory, logFile, faults, rounds, short, endMs, say, onResult }) {
+export async function runChaos({
+  directory,
+  logFile,
+  faults,
+  rounds,
+  short,
+  isOver,
+  say,
+  onResult,
+  onRound,
+}) {
   const parts = await openParts(directory, logFile, say);
   const { agent, guest, record } = parts;
   const before = await guest.mountIds();
@@ -46,14 +57,17 @@ export async function runChaos({ directory, logFile, faults, rounds, short, endM
 
   const results = [];
   const world = { ...parts, moved };
+  let wholeRounds = 0;
   for (let round = 1; round <= rounds; round++) {
     for (const fault of shuffle(faults)) {
-      if (performance.now() > endMs) return await finish();
+      if (isOver()) return await finish();
       const result = await meet(fault, round);
       results.push(result);
       onResult(result);
       if (result.hung) return await finish();
     }
+    wholeRounds = round;
+    onRound(await lookBack({ ended: false, left: null }));
   }
   return await finish();
 
@@ -99,22 +113,33 @@ export async function runChaos({ directory, logFile, faults, rounds, short, endM
     };
   }
 
+  async function lookBack(end) {
+    const remounted = JSON.stringify(await guest.mountIds()) !== JSON.stringify(before);
+    return {
+      rounds: wholeRounds,
+      results,
+      totals: record.totals(),
+      remounted,
+      complaints: record.complaints,
+      ...end,
+    };
+  }
+
   async function finish() {
     const hangs = results.at(-1)?.hung === true;
-    const remounted = JSON.stringify(await guest.mountIds()) !== JSON.stringify(before);
+    const outcome = await lookBack({ ended: true, left: null });
     await probe.stop();
-    let left = null;
     if (!hangs) {
       for (const writer of writers) await writer.stop();
       await guest.unmountAll();
       const isEmpty = async () => (await agent.status()).mounts.length === 0;
-      left = await until(isEmpty, 'no mount is left').then(
+      outcome.left = await until(isEmpty, 'no mount is left').then(
         () => null,
         (error) => error.message,
       );
     }
     await guest.close();
-    return { results, totals: record.totals(), remounted, left, complaints: record.complaints };
+    return { ...outcome, totals: record.totals() };
   }
 }
 
