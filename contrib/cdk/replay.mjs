@@ -56,12 +56,20 @@ try {
   process.stdout.write(observed);
   process.exitCode = compare(observed);
 } catch (error) {
+  fail(error);
+}
+try {
+  unmountAll();
+  // Nothing to put back when not even the first one could be set.
+  if (policyNow !== undefined) setPolicy(policyFor(allActions));
+} catch (error) {
+  fail(error);
+}
+rmSync(folder, { recursive: true });
+
+function fail(error) {
   process.stderr.write(`replay: ${error.message}\n`);
   process.exitCode = 2;
-} finally {
-  unmountAll();
-  setPolicy(policyFor(allActions));
-  rmSync(folder, { recursive: true });
 }
 
 async function playAll() {
