@@ -53,7 +53,11 @@ const unwanted = [
     'UV_THREADPOOL_SIZE',
   ],
 ];
-const launch = `':' //; unset ${unwanted.join(' ')}; ulimit -c 0; exec node "$0" "$@"\n`;
+const prepare = `':' //; unset ${unwanted.join(' ')}; ulimit -c 0`;
+const launch = `${prepare}; exec node "$0" "$@"\n`;
+// An agent in the foreground stays for days as one of the service does: with the words of src/core/small-heap.ts.
+const smallHeap = '--max-semi-space-size=1 --v8-pool-size=1';
+const launchCommand = `${prepare}; small=; [ "$1" != agent ] || small='${smallHeap}'; exec node $small "$0" "$@"\n`;
 // CommonJS starts a few milliseconds sooner and is what winston and node-forge are written in.
 const processes = {
   'mount-efs': 'src/mount-efs.ts',
@@ -136,7 +140,7 @@ try {
       splitting: true,
       chunkNames: 'chunks/[name]-[hash]',
       banner: {
-        js: `${launch}import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);${deaf}`,
+        js: `${launchCommand}import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);${deaf}`,
       },
     }),
   ]);

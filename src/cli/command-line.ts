@@ -82,9 +82,25 @@ function loadAll(caller: Caller) {
 /** Runs `efs-agent` and gives its exit status. Errors: none; they are explained on stderr. */
 export function runCommandLine(argv: readonly string[], caller: Caller): Promise<number> {
   return runProgramFor(caller, async () => {
-    const run = await prepareCommandLine(argv, caller);
-    return run();
+    try {
+      const run = await prepareCommandLine(argv, caller);
+      return await run();
+    } catch (thrown) {
+      throw pointToHelp(asAgentError(thrown), argv);
+    }
   });
+}
+
+/** Whoever has mistyped an option of a command wants the help of that command. */
+function pointToHelp(error: AgentError, argv: readonly string[]): AgentError {
+  const name = findCommandName(argv);
+  if (error.code !== 'usage' || 'hint' in error.details || name === undefined) return error;
+  const hint = `Run efs-agent ${name} --help.`;
+  return new AgentError('usage', error.message, { ...error.details, hint }, error);
+}
+
+function findCommandName(argv: readonly string[]): string | undefined {
+  return argv.find((word) => !word.startsWith('-'));
 }
 
 /** What a command line would do, with nothing done yet. Errors: `usage`. */
@@ -94,12 +110,12 @@ export async function prepareCommandLine(argv: readonly string[], caller: Caller
 
 /** The command that was given, or null: there is none, and yargs says what there is. Errors: `usage`. */
 async function loadCommand(argv: readonly string[], caller: Caller): Promise<LoadedCommand | null> {
-  const name = argv.find((word) => !word.startsWith('-'));
+  const name = findCommandName(argv);
   if (name === undefined) return null;
   if (!Object.hasOwn(commands, name)) {
     const nearest = findNearest(name, Object.keys(commands));
-    const hint = nearest === null ? {} : { hint: `Did you mean ${nearest}? Run efs-agent --help.` };
-    throw new AgentError('usage', `unknown command ${name}`, hint);
+    const meant = nearest === null ? '' : `Did you mean ${nearest}? `;
+    throw new AgentError('usage', `unknown command ${name}`, { hint: `${meant}Run efs-agent --help.` });
   }
   return { name, module: await commands[name]!.load(caller) };
 }

@@ -64,7 +64,7 @@ export const faults = {
     text: 'Something else is mounted on the mount point, or it does not answer.',
     cause:
       'An earlier mount of another file system, access point or identity, or a mount whose server is gone.',
-    hint: 'Unmount what is mounted there, or name another directory.',
+    hint: 'See what is mounted there with findmnt <directory>; unmount it, or name another directory.',
   }),
   'mountpoint.not-mounted': fault('local', 'never', 32, {
     text: 'No file system of efs-agent is mounted there.',
@@ -79,18 +79,18 @@ export const faults = {
   'config.unreadable': fault('local', 'never', 2, {
     text: 'A configuration file cannot be read.',
     cause: 'Its permissions, a directory in its place, or EFS_AGENT_CONFIG names a file that is not there.',
-    hint: 'Make the configuration file readable by root.',
+    hint: 'Make the configuration file that is named readable by root, and try: efs-agent config.',
   }),
   'config.malformed': fault('local', 'never', 2, {
     text: 'A configuration or policy file is not in the form of its kind.',
     cause: 'A line that is no "key = value", a % that is not doubled, or JSON with a syntax error.',
-    hint: 'Correct the line that is named in the configuration file.',
+    hint: 'Correct the line that is named in the configuration file, and try: efs-agent config.',
   }),
   'config.invalid': fault('local', 'never', 2, {
     text: 'A configuration or policy file says something that cannot be.',
     cause:
       'A value of the wrong form or out of range, an unknown key of our own section, or an element that has no meaning for NFS clients.',
-    hint: 'Correct the key that is named in the configuration file.',
+    hint: 'Correct the key that is named in the configuration file, and try: efs-agent config.',
   }),
   'region.unknown': fault('local', 'never', 1, {
     text: 'The region of the file system is not known.',
@@ -123,7 +123,7 @@ export const faults = {
     text: 'The address answers and refuses the connection.',
     cause:
       'A wrong address: nothing listens on that port there. A security group never refuses, it is silent.',
-    hint: 'Check the address: nothing listens on that port there.',
+    hint: 'Check the address (getent hosts <name>, mounttargetip=): nothing listens on that port there.',
   }),
   'target.silent': fault('tcp', 'backoff', 32, {
     text: 'The address does not answer.',
@@ -134,7 +134,7 @@ export const faults = {
   'target.unreachable': fault('tcp', 'backoff', 32, {
     text: 'The network cannot deliver packets to the address.',
     cause: 'No route to the network of the mount target, or the interface is down.',
-    hint: 'Check the route from this instance to the mount target.',
+    hint: 'Check the route from this instance to the mount target: ip route get <address>.',
   }),
   'target.closed': fault('tcp', 'backoff', 32, {
     text: 'The server accepted the connection and closed it before TLS was set up.',
@@ -186,12 +186,12 @@ export const faults = {
   'credentials.rejected': fault('iam', 'backoff', 32, {
     text: 'AWS does not accept the credentials or token.',
     cause: 'A trust policy that does not name this role, an expired token, or a clock that is wrong.',
-    hint: 'Check the role, its trust policy and the token file.',
+    hint: 'Check the role, its trust policy and the token file; efs-agent whoami tries without a mount.',
   }),
   'credentials.failed': fault('iam', 'backoff', 32, {
     text: 'The credential source that was named could not be asked.',
     cause: 'A broken file, an endpoint that cannot be reached or answers nonsense, or a process that ended.',
-    hint: 'Check the credential source that is named.',
+    hint: 'Check the credential source that is named; efs-agent whoami tries it without a mount.',
   }),
   'metadata.unavailable': fault('iam', 'backoff', 32, {
     text: 'The instance metadata service does not answer.',
@@ -218,7 +218,7 @@ export const faults = {
   'port.exhausted': fault('local', 'backoff', 32, {
     text: 'No local port of the configured range is free.',
     cause: 'As many mounts as ports, or other programs in that range.',
-    hint: 'Widen port_range_lower_bound and port_range_upper_bound.',
+    hint: 'Widen port_range_lower_bound and port_range_upper_bound in /etc/amazon/efs/efs-utils.conf.',
   }),
   'nfs.program-missing': fault('local', 'never', 32, {
     text: 'mount.nfs4 cannot be run.',
@@ -234,7 +234,7 @@ export const faults = {
   'nfs.timeout': fault('nfs', 'backoff', 32, {
     text: 'mount.nfs4 did not end in time and was stopped.',
     cause: 'The connection was made and the NFS server did not answer on it.',
-    hint: 'The server accepted the connection and did not answer; see efs-agent status and the log.',
+    hint: 'The server accepted the connection and did not answer; see efs-agent status and journalctl -u efs-agent.',
   }),
   'agent.unreachable': fault('local', 'backoff', 2, {
     text: 'The agent does not answer.',
@@ -255,17 +255,17 @@ export const faults = {
   'agent.protocol': fault('local', 'never', 2, {
     text: 'Helper and agent do not understand each other.',
     cause: 'An upgrade of which only one of the two has heard, or another program on the socket.',
-    hint: 'Restart the agent so that helper and agent have the same version.',
+    hint: 'Give helper and agent the same version: systemctl restart efs-agent, which ends no mount.',
   }),
   'runtime-dir.unusable': fault('local', 'never', 2, {
     text: 'The runtime directory cannot be used.',
     cause: 'It is not writable, full, or a file is in its place.',
-    hint: 'Make the runtime directory writable for root and not full.',
+    hint: 'Make the runtime directory writable for root and not full: ls -ld <directory>, df -h <directory>.',
   }),
   'tunnel.worker-lost': fault('local', 'backoff', 2, {
     text: 'The tunnel worker ended during the mount.',
     cause: 'It was killed, for example for want of memory, or has a defect.',
-    hint: 'Try again; the agent has started a new tunnel worker. See its log.',
+    hint: 'Try again: there is a new tunnel worker; why the old one ended is in journalctl -u efs-agent.',
   }),
   'umount.failed': fault('local', 'backoff', 32, {
     text: 'The kernel or umount refused to unmount.',
@@ -286,7 +286,7 @@ export const faults = {
   internal: fault('local', 'never', 4, {
     text: 'Something happened that efs-agent does not expect.',
     cause: 'A defect of efs-agent, or a system that lacks what every Linux has.',
-    hint: 'This is a defect of efs-agent: please report it with the log.',
+    hint: 'This is a defect of efs-agent: please report it with the archive that efs-agent bundle writes.',
   }),
 } as const;
 

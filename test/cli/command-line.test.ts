@@ -8,6 +8,7 @@ import { prepareCommandLine, runCommandLine } from '../../src/cli/command-line.t
 import { listEffectiveSettings } from '../../src/core/config.ts';
 import { parseMountSpec, parseOptions } from '../../src/core/mount-spec.ts';
 import { formatMountState } from '../../src/core/mount-state.ts';
+import { smallHeap } from '../../src/core/small-heap.ts';
 import type { EffectiveConfig } from '../../src/helper/config.ts';
 import {
   fileSystemId,
@@ -66,7 +67,9 @@ test.each([
   const status = await runCommandLine(argv as string[], caller);
 
   expect(status).toBe(1);
-  expect(caller.error).toBe(`efs-agent: ${message} [usage]\n  Run efs-agent --help.\n`);
+  const [command = ''] = argv as string[];
+  const whose = command === '' || command === 'frobnicate' ? '' : `${command} `;
+  expect(caller.error).toBe(`efs-agent: ${message} [usage]\n  Run efs-agent ${whose}--help.\n`);
 });
 
 test('mount joins repeated and attached options and mounts', async () => {
@@ -350,6 +353,29 @@ test('the real tunnel command ends with 0 on SIGTERM', async () => {
 
   expect(String(line)).toBe('127.0.0.1:20049\n');
   expect(await exited).toEqual([0, null]);
+});
+
+test('an agent in the foreground has the small heap of the service, and no other command has', async () => {
+  const child = spawn(program, ['agent'], { env: stage.environment, stdio: ['ignore', 'inherit', 'pipe'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  const exited = once(child, 'exit');
+  let log = '';
+  child.stderr.on('data', (chunk: Buffer) => {
+    log += chunk;
+  });
+
+  await expect.poll(() => log).toContain('agent.ready');
+  expect(readFileSync(`/proc/${child.pid}/cmdline`, 'utf8').split('\0')).toEqual([
+    'node',
+    ...smallHeap,
+    program,
+    'agent',
+    '',
+  ]);
+  child.kill('SIGTERM');
+  expect(await exited).toEqual([0, null]);
+  const [, launch] = readFileSync(program, 'utf8').split('\n');
+  expect(launch).toContain(`[ "$1" != agent ] || small='${smallHeap.join(' ')}'`);
 });
 
 test('a working directory that has been removed is no defect', async () => {

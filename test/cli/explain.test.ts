@@ -56,6 +56,19 @@ test('without a code every one is listed once, under its layer, within the colum
   }
 });
 
+test('a next step names no command of ours that there is not', async () => {
+  const named = Object.values(faults).flatMap(({ hint }) =>
+    [...hint.matchAll(/efs-agent ([a-z][a-z-]+)/g)].map(([, command]) => command!),
+  );
+  expect(named.length).toBeGreaterThan(8);
+  const prose = ['never'];
+  for (const command of new Set(named.filter((word) => !prose.includes(word)))) {
+    const caller = stage.caller({ program: 'efs-agent' });
+    expect(await runCommandLine([command, '--help'], caller), command).toBe(0);
+    expect(caller.out).toContain(`efs-agent ${command}`);
+  }
+});
+
 test('programs get the same as JSON', async () => {
   const one = JSON.parse((await explain(['access.denied', '--json'])).out) as object;
   const all = JSON.parse((await explain(['--json'])).out) as object[];

@@ -75,10 +75,17 @@ test('every command and option of efs-agent stands in its man page', () => {
   for (const [, command = '', options = ''] of lines) {
     const page = read(command === 'target' ? 'man/efs-agent-target.8' : 'man/efs-agent.8');
     if (command !== 'target') expect(page, command).toMatch(new RegExp(`^\\.It Cm ${command}\\b`, 'm'));
+    const synopsis = page.slice(page.indexOf('.Sh SYNOPSIS'), page.indexOf('.Sh DESCRIPTION'));
+    const usage =
+      command === 'target'
+        ? synopsis
+        : synopsis.split(new RegExp(`^\\.Cm ${command}\\b`, 'm'))[1]!.split('.Nm')[0]!;
     for (const option of options.split(' ').filter((name) => name !== '-h' && name !== '--help')) {
       const name = option.replace(/^-/, '');
       const flag = name.length === 1 ? `\\.(Op |It )?Fl [a-z]*${name}[a-z]*` : `Fl ${name}`;
       expect(page, `${command} ${option}`).toMatch(new RegExp(`${flag}( |$)`, 'm'));
+      const word = name.length === 1 ? `Fl [a-z]*${name}` : `(Fl|\\|) ${name}( |$)`;
+      expect(usage, `${command} ${option}`).toMatch(new RegExp(word, 'm'));
     }
   }
 });
