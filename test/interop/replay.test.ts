@@ -88,6 +88,7 @@ test.for<readonly [when: string, refuse: string, leastCalls: number]>([
   ['once it has begun', '[ "$(wc -l <"$CALLS")" -lt 4 ] || exit 254', 3],
 ])(
   'a replay that may not set the policy %s ends with 2, says which command failed, and shows no stack',
+  { timeout: 120_000 },
   async ([, refuse, leastCalls], { skip }) => {
     skip(!isRoot, notHere);
     standIn('aws', `${aws(0).replace('exit 0', '')}\necho AccessDenied >&2\n${refuse}`);
@@ -99,5 +100,4 @@ test.for<readonly [when: string, refuse: string, leastCalls: number]>([
     expect(replayed.stderr).not.toMatch(/\n\s+at /);
     expect(replayed.calls.match(/^efs /gm)!.length).toBeGreaterThanOrEqual(leastCalls);
   },
-  120_000,
 );
