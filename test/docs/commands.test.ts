@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, readdirSync, readFileSync } from 'no
 import { dirname, join, resolve } from 'node:path';
 import { expect, test } from 'vitest';
 import { prepareCommandLine } from '../../src/cli/command-line.ts';
+import { faults } from '../../src/core/faults.ts';
 import { parseFstab } from '../../src/core/fstab.ts';
 import { parseHelperArgv, parseMountSpec, parseUmountArgv } from '../../src/core/mount-spec.ts';
 import { openHelperStage } from '../helper/stage.ts';
@@ -209,6 +210,39 @@ test('what can be run without a mount is run: status, config, explain, completio
   } finally {
     await stage.close();
   }
+});
+
+test('the policy of the tutorial allows its role what the tutorial and the README say', async () => {
+  const stage = openHelperStage();
+  try {
+    const [, policy = ''] = /^```json\n([\s\S]*?)^```$/m.exec(readFileSync('docs/tutorial.md', 'utf8'))!;
+    const { words } = all.find(
+      ({ where, words: [, command] }) => where.startsWith('docs/tutorial.md') && command === 'policy',
+    )!;
+    stage.write('policy.json', policy);
+
+    const told = execFileSync(process.execPath, [program, ...words.slice(1)], {
+      encoding: 'utf8',
+      cwd: stage.directory,
+      env: stage.environment,
+    });
+
+    expect(told.match(/\b(allowed|denied)\b/g)).toEqual(['allowed', 'allowed', 'denied']);
+    expect(readFileSync('README.md', 'utf8')).toContain(`# ${words.join(' ')}\n${told}`);
+  } finally {
+    await stage.close();
+  }
+});
+
+test('every error code that a document shows is in the catalogue', () => {
+  const shown = [...pages, ...folder('docs/decisions')].flatMap((page) =>
+    [...readFileSync(page, 'utf8').matchAll(/\[([a-z-]+\.[a-z-]+)\](?!\()/g)].map(([, code = '']) => ({
+      page,
+      code,
+    })),
+  );
+  expect(shown.length).toBeGreaterThan(15);
+  for (const { page, code } of shown) expect(Object.keys(faults), page).toContain(code);
 });
 
 test('the lines for fstab in the documents are what mount.efs understands', () => {

@@ -82,7 +82,11 @@ async function describeClient({ spec, identity }: Subject): Promise<string> {
 function explainStatus({ status, mayWrite }: Extract<ProbeAnswer, { kind: 'nfs' }>, what: string): Finding {
   switch (status) {
     case nfsStatus.ok:
-      return pass(`${what} is there; root ${mayWrite ? 'may write' : 'may read and not write'}`);
+      return pass(
+        mayWrite
+          ? `${what} is there; root may write`
+          : `${what} is there; root may read and not write: without ClientWrite nobody may, without ClientRootAccess root is nobody`,
+      );
     case nfsStatus.notFound:
     case nfsStatus.notDirectory:
       return {
