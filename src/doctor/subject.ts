@@ -42,6 +42,8 @@ export interface Subject {
   spec: MountSpec | null;
   config(): Promise<Config>;
   region(): Promise<string>;
+  /** The zone this machine is in, as its metadata say. Errors: `metadata.unavailable`. */
+  zone(): Promise<string>;
   plan(): Promise<TunnelPlan>;
   addresses(): Promise<FoundAddresses>;
   /** Each address of the mount target, and whether it accepts a connection. */
@@ -125,6 +127,7 @@ export function createSubject(caller: Caller, places: Places, spec: MountSpec | 
     spec,
     config,
     region,
+    zone: once(async () => (await identities.instance(await whose())).availabilityZone),
     plan,
     addresses,
     reached,

@@ -283,9 +283,23 @@ describe.skipIf(whyNoServer !== null)('against the local mount target', () => {
     expect(withVerdict(diagnosis, 'PASS')).toEqual(
       expect.arrayContaining(['region', 'tcp', 'tls', 'credentials', 'access', 'access-point', 'nfs']),
     );
+    expect(resultOf(diagnosis, 'region').evidence).toBe('us-east-1, this machine in us-east-1a');
     expect(resultOf(diagnosis, 'credentials').evidence).toMatch(
       /^arn:aws:sts::111122223333:assumed-role\/efs-client\/i-0123456789abcdef0, from metadata:efs-client, good for \d+ min$/,
     );
+  });
+
+  test('a mount target in another zone than this machine is a warning, with what to write', async () => {
+    const examine = (zone: string) => stage.examine(`tls,az=${zone}`, { only: ['region'] });
+
+    expect(await examine('us-east-1a')).toMatchObject({ verdict: 'PASS' });
+    expect((await examine('us-east-1b')).results).toMatchObject([
+      {
+        verdict: 'WARN',
+        evidence: 'us-east-1, zone us-east-1b, this machine in us-east-1a',
+        fix: expect.stringContaining('az=us-east-1a'),
+      },
+    ]);
   });
 
   test.each([

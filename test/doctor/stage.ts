@@ -74,6 +74,10 @@ export function openDoctorStage(): DoctorStage {
         `stunnel_cafile = ${path('ca.pem')}`,
         ...mount,
         '[agent]',
+        // Not the instance metadata of whatever machine this is.
+        ...(agent.some((line) => line.startsWith('metadata_endpoint'))
+          ? []
+          : ['metadata_endpoint = http://127.0.0.1:9']),
         ...agent,
       ];
       stage.write('efs-utils.conf', `${lines.join('\n')}\n`);
