@@ -1,6 +1,8 @@
 import type { Server, Socket } from 'node:net';
-import { createLineSplitter } from '../core/control-protocol.ts';
-import type { Log } from '../core/ports.ts';
+import { Allowance } from '../core/allowance.ts';
+import { createLineSplitter, maxLineBytes } from '../core/control-protocol.ts';
+import { AgentError } from '../core/errors.ts';
+import type { Clock, Log } from '../core/ports.ts';
 import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToOrphan, WorkerToAgent } from '../core/worker-protocol.ts';
 
@@ -16,6 +18,7 @@ export interface Orphans {
 }
 
 export interface OrphanPorts {
+  clock: Clock;
   log: Log;
   server: Server;
   /** Whether our own worker is ready. */
@@ -30,22 +33,30 @@ const retireDeadlineMs = 30_000;
 /** Each restart of the agent leaves at most one more behind, and they retire within the deadline. */
 const maxOrphans = 256;
 
+/** What all of them together may say in a second; a message costs `leastBytes` at least. One that says more is hung up on. */
+const bytesPerSecond = 2 ** 20;
+const leastBytes = 512;
+
 interface Orphan {
-  pid: number;
+  /** As it says; null until it has said so. */
+  pid: number | null;
+  /** Of tunnels that are ours. */
   sessions: Map<string, number>;
   send(message: AgentToOrphan): void;
 }
 
 export function createOrphans(ports: OrphanPorts): Orphans {
-  const { log } = ports;
+  const { clock, log } = ports;
+  const allowance = new Allowance(bytesPerSecond, clock.monoMs());
   const orphans = new Set<Orphan>();
 
   function receive(orphan: Orphan, message: WorkerToAgent): void {
     switch (message.kind) {
       case 'hello':
+        if (orphan.pid !== null) throw new AgentError('agent.protocol', 'it said hello twice');
         orphan.pid = message.pid;
         for (const { tunnelId, sessions } of message.tunnels) setSessions(orphan, tunnelId, sessions);
-        log('info', 'worker.found', { pid: orphan.pid, tunnels: orphan.sessions.size });
+        log('info', 'worker.found', { pid: orphan.pid, tunnels: message.tunnels.length });
         if (ports.mayRetire()) retire(orphan);
         break;
       case 'session.closed':
@@ -61,9 +72,9 @@ export function createOrphans(ports: OrphanPorts): Orphans {
   }
 
   function setSessions(orphan: Orphan, tunnelId: string, sessions: number): void {
-    orphan.sessions.set(tunnelId, sessions);
-    const isKnown = ports.onSessions(tunnelId, orphan.pid, sessions);
-    if (!isKnown && sessions > 0) orphan.send({ kind: 'tunnel.close', tunnelId });
+    if (orphan.pid === null) throw new AgentError('agent.protocol', 'it did not say hello first');
+    if (ports.onSessions(tunnelId, orphan.pid, sessions)) orphan.sessions.set(tunnelId, sessions);
+    else if (sessions > 0) orphan.send({ kind: 'tunnel.close', tunnelId });
   }
 
   function retire(orphan: Orphan): void {
@@ -74,26 +85,36 @@ export function createOrphans(ports: OrphanPorts): Orphans {
   ports.server.on('connection', (socket: Socket) => {
     const splitLines = createLineSplitter();
     const orphan: Orphan = {
-      pid: 0,
+      pid: null,
       sessions: new Map(),
-      send: (message) => void socket.write(`${JSON.stringify(message)}\n`),
+      send(message) {
+        if (socket.writableLength > maxLineBytes) hangUp('it does not read what it is told');
+        else socket.write(`${JSON.stringify(message)}\n`);
+      },
+    };
+    const hangUp = (why: string) => {
+      log('warn', 'worker.misspoke', { pid: orphan.pid, error: why });
+      socket.destroy();
     };
     orphans.add(orphan);
     socket.on('data', (chunk: Buffer) => {
       try {
         for (const line of splitLines(chunk)) {
+          if (socket.destroyed) return;
+          if (!allowance.spend(Math.max(line.length, leastBytes), clock.monoMs()))
+            throw new AgentError('agent.protocol', 'it says too much');
           const message = parseWorkerMessage(JSON.parse(line));
           if (message !== null) receive(orphan, message);
         }
       } catch (error) {
-        log('warn', 'worker.misspoke', { pid: orphan.pid, error: (error as Error).message });
-        socket.destroy();
+        hangUp((error as Error).message);
       }
     });
     socket.on('error', () => socket.destroy());
     socket.on('close', () => {
       orphans.delete(orphan);
-      for (const tunnelId of orphan.sessions.keys()) ports.onSessions(tunnelId, orphan.pid, 0);
+      const { pid, sessions } = orphan;
+      if (pid !== null) for (const tunnelId of sessions.keys()) ports.onSessions(tunnelId, pid, 0);
     });
   });
 

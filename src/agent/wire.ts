@@ -125,6 +125,7 @@ export async function wireAgent(
     },
   );
   const orphans = createOrphans({
+    clock: systemClock,
     log,
     // Without it workers of an earlier agent go on and are not found: no reason to leave the mounts alone.
     server: await openGroupSocket(workerSocketPath(runtimeDirectory), dropTo?.gid ?? null).catch(

@@ -2,6 +2,8 @@
 const mostAlike = 5;
 /** Lines of one event in a window, whatever they are about. */
 const mostOfEvent = 200;
+/** Things that lines are told apart by, in a window: a worker that was broken into may invent them. */
+const mostThings = 1_000;
 
 /** Length of a window, in milliseconds. */
 export const logWindowMs = 10_000;
@@ -33,7 +35,9 @@ export class LogLimit<Line> {
 
   /** Whether a line may be written now. @param about what it is about, such as a mount; empty = nothing in particular. */
   admit(event: string, about: string, line: Line): boolean {
-    return this.#take(`${event} ${about}`, mostAlike, line) && this.#take(event, mostOfEvent, line);
+    const alike = `${event} ${about}`;
+    const isToldApart = this.#buckets.has(alike) || this.#buckets.size < mostThings;
+    return (!isToldApart || this.#take(alike, mostAlike, line)) && this.#take(event, mostOfEvent, line);
   }
 
   /** Begins the next window; says what was held back in this one. */

@@ -11,7 +11,7 @@ import type {
 /**
  * Reads what a tunnel worker says. It is the process that speaks with the network: the agent takes nothing from it on trust.
  *
- * Bounds: texts of 1 KiB, 64 details, 4,096 tunnels of 4,096 sessions. Errors: `agent.protocol` for anything else than a
+ * Bounds: texts of 1 KiB, 16 details, 4,096 tunnels of 4,096 sessions. Errors: `agent.protocol` for anything else than a
  * message of `WorkerToAgent`; a kind or an event that is not known is null: a worker of another version may say more.
  */
 export function parseWorkerMessage(value: unknown): WorkerToAgent | null {
@@ -67,7 +67,7 @@ export function parseWorkerMessage(value: unknown): WorkerToAgent | null {
 }
 
 const maxTextLength = 1_024;
-const maxDetails = 64;
+const maxDetails = 16;
 const maxListed = 4_096;
 
 const causes: readonly SessionEnd[] = [

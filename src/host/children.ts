@@ -1,5 +1,6 @@
 import { type ChildProcess, fork, type SendHandle, type Serializable } from 'node:child_process';
 import { type Server, Socket } from 'node:net';
+import { Allowance } from '../core/allowance.ts';
 import type { Child } from '../core/ports.ts';
 
 /** What is taken from a child that speaks with the network; with anything else it is ended. */
@@ -14,7 +15,6 @@ export interface Distrust<Received> {
 
 /** How often to call `lookAtChildren`, in milliseconds: a child can send some hundred megabytes in a second. */
 export const childLookMs = 500;
-const burstSeconds = 10;
 
 /**
  * Starts one of our programs as a child process with an IPC channel.
@@ -107,11 +107,11 @@ export function blameChildren(thrown: unknown): boolean {
 
 function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memoryBytes }: Distrust<Received>) {
   let fault: string | null = null;
-  let allowance = messagesPerSecond * burstSeconds;
-  let countedMonoMs = performance.now();
+  const allowance = new Allowance(messagesPerSecond, performance.now());
   const end = (why: string) => {
     fault ??= `ended by us: ${why}`;
     child.kill('SIGKILL');
+    hangUp(child);
   };
   const entry: Watched = { memoryBytes, end };
   let leaving: NodeJS.Timeout | undefined;
@@ -119,6 +119,7 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
   child.once('exit', () => {
     clearInterval(leaving);
     watched.delete(entry);
+    hangUp(child);
   });
   return {
     fault: () => fault,
@@ -127,18 +128,12 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
     },
     receive(message: unknown, handle: unknown, listener: (message: Received) => void): void {
       if (fault !== null) return;
-      const nowMonoMs = performance.now();
-      allowance = Math.min(
-        messagesPerSecond * burstSeconds,
-        allowance + ((nowMonoMs - countedMonoMs) / 1_000) * messagesPerSecond,
-      );
-      countedMonoMs = nowMonoMs;
-      allowance -= 1;
+      const isWithin = allowance.spend(1, performance.now());
       if (handle !== undefined && handle !== null) {
         if (handle instanceof Socket) handle.destroy();
         else (handle as Server).close();
         end('it sent a socket');
-      } else if (allowance < 0) end(`it sent more than ${messagesPerSecond} messages a second`);
+      } else if (!isWithin) end(`it sent more than ${messagesPerSecond} messages a second`);
       else {
         let parsed: Received | null = null;
         try {
@@ -150,6 +145,17 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
       }
     },
   };
+}
+
+/**
+ * Closes the channel: a program that the child has started may hold the other end, and go on sending when it is gone.
+ *
+ * Node puts it off while a message has come in part, until one is whole; this one tells nothing and is whole.
+ */
+function hangUp(child: ChildProcess): void {
+  if (!child.connected) return;
+  child.disconnect();
+  child.emit('internalMessage', {});
 }
 
 /**

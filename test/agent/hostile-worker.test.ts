@@ -1,4 +1,7 @@
-import { cpSync, writeFileSync } from 'node:fs';
+import { createPublicKey, X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
+import { chmodSync, cpSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import {
@@ -24,21 +27,71 @@ process.on('message', (message) => {
 `;
 const mostRssBytes = 600 * 2 ** 20;
 
+/** Somebody outside, to whom a hostile worker sends what it gets hold of, and who tells it what to try next. */
+interface Accomplice {
+  port: number;
+  /** What it was sent so far. */
+  told: Record<string, unknown>[];
+  order(what: object): void;
+  close(): void;
+}
+
+/** The hostile worker's end of it: `tell`, and `obey` for each order. */
+const callAccomplice = (port: number) => `
+const accomplice = net.connect(${port}, '127.0.0.1').on('error', () => {}).on('close', () => process.exit());
+const tell = (what) => accomplice.write(JSON.stringify(what) + '\\n');
+const obey = (act) => { let text = ''; accomplice.on('data', (chunk) => { text += chunk; for (let end; (end = text.indexOf('\\n')) >= 0; text = text.slice(end + 1)) act(JSON.parse(text.slice(0, end))); }); };
+`;
+
 let stage: AgentStage;
-beforeEach(() => {
+let accomplice: Accomplice;
+beforeEach(async () => {
   stage = openAgentStage([23950, 23969]);
+  accomplice = await openAccomplice();
 });
-afterEach(() => stage.close());
+afterEach(async () => {
+  accomplice.close();
+  await stage.close();
+});
+
+async function openAccomplice(): Promise<Accomplice> {
+  const told: Record<string, unknown>[] = [];
+  const callers = new Set<Socket>();
+  const server = createServer((socket) => {
+    callers.add(socket);
+    let text = '';
+    socket.on('error', () => {});
+    socket.on('data', (chunk) => {
+      const lines = `${text}${chunk}`.split('\n');
+      text = lines.pop()!;
+      told.push(...lines.map((line) => JSON.parse(line) as Record<string, unknown>));
+    });
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    port: (server.address() as AddressInfo).port,
+    told,
+    order(what) {
+      for (const socket of callers) socket.write(`${JSON.stringify(what)}\n`);
+    },
+    close() {
+      for (const socket of callers) socket.destroy();
+      server.close();
+    },
+  };
+}
 
 /** An agent whose workers run this program, with one tunnel that it was asked for. */
-async function startWith(attack: string): Promise<Running> {
+async function startWith(attack: string, options = 'tls'): Promise<Running> {
   await stage.startTarget();
+  // As /run: what keeps a worker out of a socket is the socket's own mode.
+  chmodSync(stage.directory, 0o711);
   const programs = join(stage.directory, 'programs');
   cpSync('dist', programs, { recursive: true });
   writeFileSync(join(programs, 'worker.cjs'), `${prelude}function attack(start) { ${attack} }`);
   const agent = stage.start(join(programs, 'agent.cjs'), []);
   await waitFor(() => agent.stderr().includes('agent.ready'), 'the agent to be ready', agent);
-  stage.start('dist/efs-agent.mjs', ['tunnel', fileSystemId, '-o', 'tls,mounttargetip=127.0.0.1']);
+  stage.start('dist/efs-agent.mjs', ['tunnel', fileSystemId, '-o', `${options},mounttargetip=127.0.0.1`]);
   return agent;
 }
 
@@ -154,3 +207,152 @@ test('a worker opens nothing of the agent: no memory, environment, socket, recor
   expect(line).not.toContain('=done');
   expect(line.match(/=(EACCES|EPERM)\b/g)).toHaveLength(12);
 });
+
+test('a program that a worker leaves behind with its channel is hung up on, in the middle of a message without an end', async () => {
+  const flood = `
+    const fs = require('node:fs'), accomplice = require('node:net').connect(${accomplice.port}, '127.0.0.1');
+    const write = (bytes) => { for (;;) try { return fs.writeSync(3, bytes); } catch (e) { if (e.code !== 'EAGAIN') throw e; } };
+    try { write(Buffer.from([0x7f, 0xff, 0xff, 0xff])); for (;;) write(Buffer.alloc(1 << 16)); }
+    catch (error) { accomplice.end(JSON.stringify({ code: error.code }) + '\\n'); }`;
+  const agent = await startWith(`
+    require('node:child_process').spawn(process.execPath, ['-e', ${JSON.stringify(flood)}], { stdio: ['ignore', 'ignore', 'ignore', 3], detached: true });
+    setTimeout(() => process.exit(0), 100);
+  `);
+
+  await waitFor(() => accomplice.told.length > 0, 'the program to be hung up on', agent);
+  const status = await stage.status();
+
+  expect(accomplice.told[0]).toEqual({ code: expect.stringMatching(/^(?:EPIPE|ECONNRESET)$/) });
+  expect(status.pid).toBe(agent.child.pid);
+  expect(highestRssBytes(agent.child.pid!)).toBeLessThan(mostRssBytes);
+});
+
+const calls: [what: string, line: string, why: string][] = [
+  [
+    'names ever more tunnels and does not read',
+    `JSON.stringify({ kind: 'hello', pid: n, version: '1', tunnels: Array.from({ length: 500 }, (_, at) => ({ tunnelId: 'x' + at + '.' + n, bytesUp: 0, bytesDown: 0, sessions: 1, open: [] })) })`,
+    'hello twice',
+  ],
+  [
+    'speaks of sessions before it has said who it is',
+    `JSON.stringify({ kind: 'session.closed', tunnelId: 'x' + n, sessionId: n, cause: 'retired', bytesUp: 0, bytesDown: 0 })`,
+    'hello first',
+  ],
+  ['chatters', `JSON.stringify({ kind: 'stirred' })`, 'says too much'],
+  ['never ends a line', `'x'.repeat(300_000)`, 'longer than'],
+];
+
+test.each(calls)(
+  'a worker that calls as one of an earlier agent and %s is hung up on, and the agent goes on',
+  async (_what, line, why) => {
+    const agent = await startWith(`
+      let n = 0, closed = 0;
+      const call = () => {
+        const socket = net.connect(start.callbackSocket).on('error', () => {}).on('close', () => { if (++closed === 16) say('log-level.changed', {}); call(); });
+        const chatter = () => { while (!socket.destroyed && socket.write(${line} + '\\n')) n += 1; };
+        socket.on('connect', chatter).on('drain', chatter);
+      };
+      for (let i = 0; i < 8; i += 1) call();
+    `);
+
+    await waitFor(() => agent.stderr().includes('log-level.changed'), 'the worker to be through', agent);
+    const status = await stage.status();
+
+    expect(agent.stderr()).toMatch(new RegExp(`worker\\.misspoke .*${why}`));
+    expect(status.pid).toBe(agent.child.pid);
+    expect(highestRssBytes(agent.child.pid!)).toBeLessThan(mostRssBytes);
+  },
+);
+
+test('a worker learns the keys of the mounts that it carries, and not that of another one: not by asking, and not from the memory of the worker that has it', async ({
+  skip,
+}) => {
+  skip(process.getuid?.() !== 0, 'not here: only root can give a worker a user of its own');
+  Object.assign(stage.environment, {
+    AWS_ACCESS_KEY_ID: 'ASIA0000000000000000',
+    AWS_SECRET_ACCESS_KEY: 'secret',
+    AWS_SESSION_TOKEN: 'token',
+  });
+  const first = await startWith(
+    `${callAccomplice(accomplice.port)}
+    const { spawn, spawnSync } = require('node:child_process');
+    process.on('message', (heard) => tell({ heard }));
+    const looks = (pid) => {
+      const outcomes = {};
+      for (const file of ['mem', 'environ', 'maps', 'fd/0', 'auxv'])
+        try { fs.closeSync(fs.openSync('/proc/' + pid + '/' + file)); outcomes[file] = 'done'; } catch (error) { outcomes[file] = error.code; }
+      const attach = process.arch === 'arm64' ? 117 : 101;
+      const calls = { ptrace: 'syscall(' + attach + ', 16, ' + pid + ', 0, 0)', pidfd_getfd: 'syscall(438, syscall(434, ' + pid + ', 0), 0, 0)' };
+      for (const [name, call] of Object.entries(calls))
+        outcomes[name] = spawnSync('perl', ['-MErrno', '-e', 'my $r = ' + call + '; print $r == -1 ? (grep { $!{$_} } keys %!)[0] : "done"'], { encoding: 'utf8' }).stdout;
+      return outcomes;
+    };
+    obey((order) => {
+      if (order.look !== undefined) {
+        const own = spawn('sleep', ['60'], { stdio: 'ignore' });
+        own.on('spawn', () => { tell({ looked: looks(order.look), own: looks(own.pid) }); own.kill('SIGKILL'); });
+        return;
+      }
+      const state = (tunnelId) => ({ tunnelId, bytesUp: 0, bytesDown: 0, sessions: 1, open: [] });
+      const wanted = [
+        { kind: 'hello', pid: process.pid, version: '1', tunnels: [order.ask, 'no-such-tunnel'].map(state) },
+        { kind: 'ready', pid: process.pid },
+        { kind: 'endpoints.wanted', tunnelId: order.ask },
+        { kind: 'session.taken', tunnelId: order.ask, sessionId: 1 },
+        { kind: 'tunnel.open', tunnelId: order.ask },
+        'enough',
+      ];
+      let answer = '';
+      net.connect(start.callbackSocket).on('data', (chunk) => { answer += chunk; }).on('close', () => tell({ answer }))
+        .on('error', () => {}).write(wanted.map((line) => JSON.stringify(line) + '\\n').join(''));
+    });`,
+    'tls,iam',
+  );
+  await waitFor(
+    () => JSON.stringify(accomplice.told).includes('PRIVATE KEY'),
+    'the worker to get its key',
+    first,
+  );
+  first.child.kill('SIGKILL');
+  await first.ended;
+
+  const presented: string[] = [];
+  await stage.startTarget(undefined, (socket) => {
+    presented.push(showKey(new X509Certificate(socket.getPeerX509Certificate()!.raw).publicKey.export(spki)));
+    socket.pipe(socket);
+  });
+  const second = await stage.startAgent();
+  const mounted = await stage.mountEfs(
+    fileSystemId,
+    stage.mountPoint,
+    '-o',
+    'tls,iam,mounttargetip=127.0.0.1',
+  );
+  const { worker, mounts } = await stage.status();
+  accomplice.order({ look: worker.pid });
+  accomplice.order({ ask: mounts[0]!.mountId });
+  const find = (name: string) => accomplice.told.find((what) => name in what)!;
+  await waitFor(() => find('looked') !== undefined && find('answer') !== undefined, 'the attempts', second);
+
+  expect(mounted).toMatchObject({ status: 0, stderr: '' });
+  const { looked, own } = find('looked') as { looked: Record<string, string>; own: Record<string, string> };
+  expect(own).toEqual(Object.fromEntries(Object.keys(own).map((name) => [name, 'done'])));
+  expect(looked).toEqual(
+    Object.fromEntries(Object.keys(own).map((name) => [name, expect.stringMatching(/^(?:EACCES|EPERM)$/)])),
+  );
+  const answers = (find('answer')['answer'] as string).trim().split('\n');
+  expect(answers.map((line) => (JSON.parse(line) as { kind: string }).kind)).toEqual([
+    'tunnel.close',
+    'retire',
+  ]);
+  const got = JSON.stringify(accomplice.told).match(
+    /-----BEGIN PRIVATE KEY-----.+?-----END PRIVATE KEY-----/g,
+  )!;
+  expect(presented.length).toBeGreaterThan(0);
+  expect(got.map((pem) => showKey(createPublicKey(JSON.parse(`"${pem}"`)).export(spki)))).not.toContain(
+    presented[0],
+  );
+});
+
+const spki = { type: 'spki', format: 'der' } as const;
+const showKey = (der: Buffer) => der.toString('base64');

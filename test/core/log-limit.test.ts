@@ -31,6 +31,17 @@ test('of one event no more than 200 lines are written in a window, however many 
   expect(limit.endWindow()).toEqual([{ line: 999, count: 800 }]);
 });
 
+test('however many things are invented, what is held back stays small, and every line is counted', () => {
+  const limit = new LogLimit<number>();
+  const lines = Array.from({ length: 60_000 }, (_, at) => at);
+
+  const admitted = lines.filter((at) => limit.admit('worker.failed', `mount-${at % 10_000}`, at)).length;
+  const held = limit.endWindow();
+
+  expect(held.length).toBeLessThanOrEqual(1_001);
+  expect(admitted + held.reduce((sum, { count }) => sum + count, 0)).toBe(lines.length);
+});
+
 test('every line is either written or counted, once', () => {
   const line = fc.record({ event: fc.constantFrom('a', 'b'), about: fc.constantFrom('', 'x', 'y') });
   fc.assert(
