@@ -1,6 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { settings, settingsWithoutEffect } from '../../src/core/config.ts';
+import { runMountHelper, runUmountHelper } from '../../src/helper/program.ts';
+import { openHelperStage } from '../helper/stage.ts';
 
 const read = (name: string) => readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
 const migration = read('migration.md');
@@ -87,5 +89,26 @@ test('every command and option of efs-agent stands in its man page', () => {
       const word = name.length === 1 ? `Fl [a-z]*${name}` : `(Fl|\\|) ${name}( |$)`;
       expect(usage, `${command} ${option}`).toMatch(new RegExp(word, 'm'));
     }
+  }
+});
+
+test('every flag of mount.efs and umount.efs stands in its man page, in the synopsis and with what it does', async () => {
+  const stage = openHelperStage();
+  try {
+    for (const [program, run] of [
+      ['mount.efs', runMountHelper],
+      ['umount.efs', runUmountHelper],
+    ] as const) {
+      const caller = stage.caller({ program });
+      await run(['--help'], caller);
+      const [, flags = ''] = / \[-([a-z]+)\]/.exec(caller.out)!;
+      const page = read(`man/${program}.8`);
+
+      expect(flags.length, program).toBeGreaterThan(3);
+      expect(page).toContain(`.Op Fl ${flags}\n`);
+      for (const flag of flags) expect(page, program).toMatch(new RegExp(`^\\.It Fl ${flag}$`, 'm'));
+    }
+  } finally {
+    await stage.close();
   }
 });
