@@ -42,6 +42,8 @@ export function openLog(
   environment: Readonly<Record<string, string | undefined>>,
   clock: Clock,
 ): OpenLog {
+  // Whoever read it is gone, or its disk is full: lines are lost then, and mounts go on.
+  process.stderr.on('error', () => {});
   const isUnderJournal = environment['JOURNAL_STREAM'] !== undefined;
   const logger = winston.createLogger({
     level: configured,

@@ -1,7 +1,9 @@
-import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import { build } from 'esbuild';
 import fc from 'fast-check';
@@ -79,6 +81,31 @@ test('the log goes to standard error, a line for each event with time and level'
     'info  mount.added port=20049',
   ]);
 });
+
+test.each(['a pipe that nobody reads any more', 'a disk that is full'])(
+  'a log into %s is lost, and the program that logs goes on',
+  async (where) => {
+    const program = `const clock = { nowMs: Date.now, schedule: () => ({ cancel() {} }) };
+      const { log } = require(process.argv[1]).openLog('info', process.env, clock);
+      let left = 5;
+      process.stdin.once('data', () => setInterval(() => {
+        log('warn', 'worker.slow');
+        if (--left === 0) { console.log('still here'); process.exit(0); }
+      }, 5));`;
+    const full = where.includes('disk') ? openSync('/dev/full', 'w') : null;
+    const child = spawn(process.execPath, ['-e', program, logBundle], {
+      stdio: ['pipe', 'pipe', full ?? 'pipe'],
+    });
+    if (full === null) child.stderr!.destroy();
+    else closeSync(full);
+    const ended = once(child, 'exit');
+
+    child.stdin!.write('begin\n');
+
+    expect(await text(child.stdout!)).toBe('still here\n');
+    expect(await ended).toEqual([0, null]);
+  },
+);
 
 test('under systemd a line carries its priority and no time', async () => {
   const { stderr } = await writeLog('debug', { JOURNAL_STREAM: '8:1' });
