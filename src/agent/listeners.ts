@@ -8,6 +8,11 @@ export interface Listener {
   close(): Promise<void>;
 }
 
+interface PortRange {
+  lower: number;
+  upperExclusive: number;
+}
+
 /** Connections the kernel keeps for us while no worker is there to take them; spec of the data plane 8.3. */
 const backlog = 1024;
 
@@ -20,12 +25,14 @@ const backlog = 1024;
  * Errors: `port.taken` when the range is a single port, else `port.exhausted`.
  */
 export async function openListener(
-  range: { lower: number; upperExclusive: number },
-  ports: readonly number[],
+  range: PortRange,
+  ports: Iterable<number>,
   onSocket: (socket: Socket) => void,
 ): Promise<Listener> {
   let obstacle: PortObstacle | null = null;
+  let tried = 0;
   for (const port of ports) {
+    tried += 1;
     const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, onSocket);
     obstacle = await tryListen(server, { host: '127.0.0.1', port, backlog });
     if (obstacle === null) return createListener(server);
@@ -47,7 +54,7 @@ export async function openListener(
   throw new AgentError(
     'port.exhausted',
     `Failed to locate an available port in the range [${lower}, ${upperExclusive}), upper bound exclusive`,
-    { ports: ports.length },
+    { ports: tried },
   );
 }
 
@@ -70,14 +77,23 @@ function createListener(server: Server): Listener {
   return { port, server, close: () => new Promise((resolve) => server.close(() => resolve())) };
 }
 
-/** Ports of the configured range in random order. `random` gives numbers in [0, 1). Source: specification 6.2. */
-export function planPorts(lower: number, upperExclusive: number, random: () => number): number[] {
-  const ports = Array.from({ length: upperExclusive - lower }, (_, index) => lower + index);
-  for (let last = ports.length - 1; last > 0; last -= 1) {
-    const other = Math.floor(random() * (last + 1));
-    [ports[last], ports[other]] = [ports[other]!, ports[last]!];
+/**
+ * Ports of the configured range that are not reserved, in random order, each chosen when it is asked for: most often the first
+ * one is free. `random` gives numbers in [0, 1). Source: specification 6.2.
+ */
+export function* planPorts(
+  { lower, upperExclusive }: PortRange,
+  isReserved: (port: number) => boolean,
+  random: () => number,
+): Generator<number> {
+  /** What a place holds instead of its own port. */
+  const moved = new Map<number, number>();
+  for (let last = upperExclusive - 1; last >= lower; last -= 1) {
+    const chosen = lower + Math.floor(random() * (last - lower + 1));
+    const port = moved.get(chosen) ?? chosen;
+    if (!isReserved(port)) yield port;
+    moved.set(chosen, moved.get(last) ?? last);
   }
-  return ports;
 }
 
 type PortObstacle = 'EADDRINUSE' | 'EACCES';

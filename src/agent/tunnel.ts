@@ -145,8 +145,7 @@ export interface Tunnel extends Mount {
  * Errors: `port.taken`, `port.exhausted`.
  */
 export function createTunnel(ports: TunnelPorts, plan: TunnelPlan): Promise<Tunnel> {
-  const { lower, upperExclusive } = plan.localPorts;
-  const candidates = planPorts(lower, upperExclusive, ports.random).filter((port) => !ports.isReserved(port));
+  const candidates = planPorts(plan.localPorts, ports.isReserved, ports.random);
   return joinTunnel(ports, plan, null, (onSocket) => openListener(plan.localPorts, candidates, onSocket));
 }
 
