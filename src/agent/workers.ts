@@ -9,6 +9,7 @@ import {
   type WorkerEvent,
   type WorkerState,
 } from '../core/supervision.ts';
+import { createTurns, type Turn } from '../core/turns.ts';
 import type {
   AgentToWorker,
   Endpoint,
@@ -17,7 +18,6 @@ import type {
   UpstreamFacts,
   WorkerToAgent,
 } from '../core/worker-protocol.ts';
-import { createTurns, type Turn } from './turns.ts';
 
 /**
  * How many mount targets a worker greets at once: a TLS handshake is all computing, so that thirty at once are all as slow
@@ -245,7 +245,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
 
   function queueProbe(requestId: number, probe: Probe): void {
     const { tunnelId, endpoints } = probe;
-    probe.turn = turns.take(() => {
+    probe.turn = turns.take(tunnelId, () => {
       probe.sent = true;
       probe.tries += 1;
       child?.send({ kind: 'tunnel.probe', tunnelId, requestId, endpoints });

@@ -21,6 +21,7 @@ import type {
 import { bindUpstream, ProxyIdentities } from './bind.ts';
 import type { Budget, BudgetShare } from './budget.ts';
 import { createTunnelContext, dialUpstream, renderEndpoint, type Upstream } from './dial.ts';
+import type { DialTurns } from './dial-turns.ts';
 import type { SlabPool } from './gather.ts';
 import { Local, type LocalHandle, resetLocal } from './local.ts';
 import { searchConnections } from './scale-up.ts';
@@ -58,6 +59,7 @@ export interface TunnelHost {
   budget: Budget;
   unacknowledgedBytes(socket: Socket): number | null;
   slabs: SlabPool;
+  dialTurns: DialTurns;
   random: () => number;
   /** A mount target that owes something is silent for at most this many ticks. */
   stallLimitTicks: number;
@@ -296,7 +298,8 @@ export class Tunnel {
     // The first time another address may do better at once.
     if (this.#stallsInARow > 1)
       await wait(planDelayMs(this.#stallsInARow - 1, this.#host.random()), undefined, { signal });
-    return this.#open(signal);
+    const [first] = this.#orderedEndpoints;
+    return this.#host.dialTurns.run(first, this.id, signal, (connected) => this.#open(signal, connected));
   }
 
   /** One connection: bound, or unbound when the mount target does not know how to bind or anything about it is unusual. */
@@ -390,7 +393,7 @@ export class Tunnel {
   async #dial(signal: AbortSignal, connected = (): void => {}): Promise<Upstream> {
     if (this.#secureContext instanceof AgentError) throw this.#secureContext;
     const upstream = await dialUpstream({
-      endpoints: orderEndpoints(this.#endpoints, this.#wentSilent),
+      endpoints: this.#orderedEndpoints,
       serverName: this.#serverName,
       secureContext: this.#secureContext,
       timeoutMs: this.#dialTimeoutMs,
@@ -399,6 +402,10 @@ export class Tunnel {
     });
     this.#logConnected(upstream.facts);
     return upstream;
+  }
+
+  get #orderedEndpoints(): readonly Endpoint[] {
+    return orderEndpoints(this.#endpoints, this.#wentSilent);
   }
 
   #keepWarm(link: Link): void {

@@ -11,6 +11,7 @@ import { tickMs } from '../core/stall.ts';
 import { version } from '../core/version.ts';
 import type { AgentToWorker, TunnelState, WorkerToAgent } from '../core/worker-protocol.ts';
 import { Budget } from './budget.ts';
+import { DialTurns } from './dial-turns.ts';
 import { SlabPool } from './gather.ts';
 import { type LocalHandle, resetLocal } from './local.ts';
 import { NextAgent } from './next-agent.ts';
@@ -85,6 +86,7 @@ function start(message: Start): void {
     budget: new Budget(message.budgetBytes),
     unacknowledgedBytes: (socket) => queues.unacknowledgedBytes(socket),
     slabs: new SlabPool(),
+    dialTurns: new DialTurns(),
     random: Math.random,
     stallLimitTicks: Math.ceil(message.stallTimeoutMs / tickMs),
     maxConnections: message.maxConnections,

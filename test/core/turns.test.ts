@@ -1,14 +1,15 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { createTurns } from '../../src/agent/turns.ts';
+import { createTurns } from '../../src/core/turns.ts';
 import { FakeClock } from '../support/fake-clock.ts';
 
 function openTurns(atOnce: number) {
   const clock = new FakeClock(0);
   const turns = createTurns(clock, atOnce, 1_000);
   const begun: number[] = [];
-  const take = (job: number) => turns.take(() => begun.push(job));
-  return { clock, begun, take };
+  const take = (job: number) => turns.take('a', () => begun.push(job));
+  const takeFor = (owner: string, job: number) => turns.take(owner, () => begun.push(job));
+  return { clock, begun, take, takeFor };
 }
 
 test('so many jobs begin at once and no more; each that ends lets the next one begin, in their order', () => {
@@ -66,9 +67,23 @@ test('a job that is not wanted any more before its turn never begins', () => {
   expect(begun).toEqual([1, 3]);
 });
 
+test('an owner with many jobs keeps the others waiting for one of them at a time', () => {
+  const { begun, takeFor } = openTurns(1);
+  const turns = [
+    ...[1, 2, 3, 4].map((job) => takeFor('many', job)),
+    ...[11, 12].map((job) => takeFor('few', job)),
+    takeFor('one', 21),
+  ];
+  turns[1]!.leave();
+
+  for (const turn of [0, 2, 4, 6, 3, 5].map((at) => turns[at]!)) turn.leave();
+
+  expect(begun).toEqual([1, 3, 11, 21, 4, 12]);
+});
+
 test('whatever ends when, every wanted job begins, and never more than allowed are in their first second', async () => {
   const action = fc.oneof(
-    fc.record({ kind: fc.constant('take' as const) }),
+    fc.record({ kind: fc.constant('take' as const), owner: fc.constantFrom('a', 'b', 'c') }),
     fc.record({ kind: fc.constant('end' as const), at: fc.nat(20) }),
     fc.record({ kind: fc.constant('wait' as const), ms: fc.integer({ min: 1, max: 1_500 }) }),
   );
@@ -85,7 +100,7 @@ test('whatever ends when, every wanted job begins, and never more than allowed a
           if (step.kind === 'take') {
             const job = { begunAtMs: null as number | null, ended: false, leave: () => {} };
             jobs.push(job);
-            const turn = turns.take(() => {
+            const turn = turns.take(step.owner, () => {
               job.begunAtMs = clock.monoMs();
             });
             job.leave = turn.leave;

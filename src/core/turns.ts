@@ -1,9 +1,12 @@
-import type { Clock } from '../core/ports.ts';
+import type { Clock } from './ports.ts';
 
 /** Lets only a few jobs be in their first moments at once. */
 export interface Turns {
-  /** Calls `begin` as soon as there is room, at once if there is now. */
-  take(begin: () => void): Turn;
+  /**
+   * Calls `begin` as soon as there is room, at once if there is now. Owners that wait are served in rotation: one with
+   * many jobs keeps nobody waiting for all of them.
+   */
+  take(owner: string, begin: () => void): Turn;
 }
 
 export interface Turn {
@@ -19,24 +22,31 @@ export interface Turn {
  *
  * Units: milliseconds.
  */
-export function createTurns(clock: Clock, atOnce: number, turnMs: number): Turns {
-  const waiting = new Set<() => void>();
+export function createTurns(clock: Pick<Clock, 'schedule'>, atOnce: number, turnMs: number): Turns {
+  /** By owner, the next to be served first. */
+  const waiting = new Map<string, Set<() => void>>();
   let places = atOnce;
 
   function next(): void {
-    for (const start of waiting) {
-      if (places === 0) return;
-      waiting.delete(start);
-      start();
+    while (places > 0) {
+      const [first] = waiting;
+      if (first === undefined) return;
+      const [owner, starts] = first;
+      const [start] = starts;
+      waiting.delete(owner);
+      starts.delete(start!);
+      if (starts.size > 0) waiting.set(owner, starts);
+      start!();
     }
   }
 
   return {
-    take(begin) {
+    take(owner, begin) {
       /** Null: it has no place yet, or not any more. */
       let timer: { cancel(): void } | null = null;
       const leave = () => {
-        waiting.delete(start);
+        const starts = waiting.get(owner);
+        if (starts?.delete(start) && starts.size === 0) waiting.delete(owner);
         if (timer === null) return;
         timer.cancel();
         timer = null;
@@ -48,7 +58,8 @@ export function createTurns(clock: Clock, atOnce: number, turnMs: number): Turns
         timer = clock.schedule(turnMs, leave);
         begin();
       };
-      waiting.add(start);
+      const starts = waiting.get(owner) ?? new Set();
+      waiting.set(owner, starts.add(start));
       next();
       return {
         extend(forMs) {
