@@ -75,6 +75,8 @@ export interface Mounts extends Questions {
 export function createMounts(ports: MountsPorts): Mounts {
   const { log } = ports;
   const served = new Map<string, Mount>();
+  /** Mounts that are served no more, until their records are gone. */
+  const endings = new Map<string, Promise<void>>();
   /** Callers of recorded mounts, until the mount is served. */
   const answered = new Map<string, Socket>();
   let beingMade: BeingMade[] = [];
@@ -121,9 +123,19 @@ export function createMounts(ports: MountsPorts): Mounts {
     for (const wake of awaitingStep.splice(0)) wake();
     const { callerSocket } = mount.plan;
     if (callerSocket != null && wasUnderWay && !isUnderWay(mount)) await ports.callers.remove(callerSocket);
-    if (mount.phase !== 'closing' || !served.delete(mount.id)) return;
+    // A look that took its time may end when another mount, on the same directory and port, has the same name.
+    if (mount.phase !== 'closing' || served.get(mount.id) !== mount) return;
+    served.delete(mount.id);
+    const ending = end(mount);
+    endings.set(mount.id, ending);
+    await ending.finally(() => {
+      if (endings.get(mount.id) === ending) endings.delete(mount.id);
+    });
+  }
+
+  async function end(mount: Mount): Promise<void> {
     try {
-      // While its port is still ours: a mount of the same name, on the same port, would lose its record.
+      // While its port is still ours: the next one there has the same name, and would lose its record.
       await ports.stateFiles.remove(mount.id);
     } finally {
       await mount.close();
@@ -289,6 +301,7 @@ export function createMounts(ports: MountsPorts): Mounts {
       const { plan, config } = await planMount(ports, request);
       if (request.mountPoint !== null) await claim(request.mountPoint);
       const mount = plan.spec.tls ? await createTunnel(tunnelPorts, plan) : createDirect(ports, plan);
+      await endings.get(mount.id)?.catch(() => {});
       served.set(mount.id, mount);
       callerSignals.set(mount, signal);
       try {
