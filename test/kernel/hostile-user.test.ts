@@ -1,6 +1,9 @@
+import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect } from 'vitest';
+import { buildBundle, removeBundle } from '../support/bundle.ts';
 import { createRoot } from '../support/tls-certificates.ts';
 import { testInVm } from '../support/vm.ts';
+import { tlsCases } from '../tunnel/tls-cases.ts';
 import { fileSystem, openSetting, type Setting } from './setting.ts';
 
 let setting: Setting;
@@ -146,4 +149,18 @@ testInVm('a user that answers in place of a mount target is told nothing', async
   ]);
   expect(await shell('systemctl is-active impostor')).toBe('active\n');
   expect(await shell('journalctl -u impostor -o cat | grep -c told')).toBe('0\n');
+});
+
+testInVm('a process without rights judges every mount target of docs/tls.md as it stands there', async () => {
+  const cases = Object.values(tlsCases).flat();
+  const bundle = await buildBundle('test/tunnel/judge-program.ts');
+  await setting.must('cat > /tmp/judge.cjs', await readFile(bundle, 'utf8'));
+  await removeBundle(bundle);
+
+  const said = await setting.must('runuser -u mallory -- node /tmp/judge.cjs', JSON.stringify(cases));
+
+  const verdicts = JSON.parse(said) as string[];
+  expect(cases.map(({ what }, index) => [what, verdicts[index]])).toEqual(
+    cases.map(({ what, verdict }) => [what, verdict]),
+  );
 });
