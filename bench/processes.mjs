@@ -33,13 +33,9 @@ export function sumPssKib(pids) {
   return sum(pids, (pid) => Number(/^Pss:\s+(\d+)/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0));
 }
 
-/** What the processes have for themselves alone, in KiB: unlike the proportional size it does not depend on others. */
+/** Memory of the processes that is no file's, in KiB: unlike the proportional size it does not depend on who else runs node. */
 export function sumPrivateKib(pids) {
-  return sum(pids, (pid) =>
-    sum([...read(`/proc/${pid}/smaps_rollup`).matchAll(/^Private_(?:Clean|Dirty):\s+(\d+)/gm)], ([, kib]) =>
-      Number(kib),
-    ),
-  );
+  return sum(pids, (pid) => Number(/^Anonymous:\s+(\d+)/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0));
 }
 
 /** How many files, sockets and so on the processes have open. */
