@@ -13,7 +13,7 @@ const documents = '/usr/share/doc/efs-agent';
 
 /**
  * Fills an empty folder and says what is in it: `files` (not folders), sorted, with those of them that are
- * configuration, and the folders that are the package's own.
+ * configuration, and the folders that are the package's own, or would be nobody's where fish or zsh is not installed.
  *
  * `zshFolder` is where this distribution's zsh looks. Without a processor the distribution's own node is used.
  */
@@ -49,7 +49,7 @@ export function layOut(root, { processor, epochSeconds, zshFolder }) {
   const folders = readdirSync(root, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isDirectory())
     .map((entry) => join(entry.parentPath, entry.name).slice(root.length))
-    .filter((path) => /\/efs-agent(\/|$)|^\/etc\/amazon/.test(path));
+    .filter((path) => /\/efs-agent(\/|$)|^\/etc\/amazon|^\/usr\/share\/(fish|zsh)/.test(path));
   return { files: files.sort(), configuration: configuration.sort(), folders: folders.sort() };
 }
 

@@ -46,7 +46,7 @@ const guestPackages = [
   'systemd systemd-sysv udev dbus kmod busybox-static',
   'nfs-common nfs-ganesha nfs-ganesha-vfs',
   'iproute2 nftables procps psmisc util-linux mount netbase login',
-  'ca-certificates openssl libstdc++6 strace tcpdump',
+  'ca-certificates openssl libstdc++6 strace tcpdump rpm',
 ].flatMap((line) => line.split(' '));
 
 const neededBytes = 3 * 1024 ** 3;

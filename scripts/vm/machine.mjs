@@ -276,14 +276,20 @@ async function startQemu({ folder, accelerator, disk, throwAway, memoryFile, inc
         (await shell.run('cat /proc/sys/kernel/random/boot_id', { timeoutMs: 10_000 })).stdout;
       const before = await readBootId();
       await shell.run('systemctl --no-block reboot');
-      // The system that goes down answers for as long as it takes to unmount, and then not at all.
+      // The system goes down first: it answers for as long as it takes to unmount, and then not at all.
       const isUp = () =>
         readBootId().then(
           (bootId) => bootId !== '' && bootId !== before,
           () => false,
         );
-      await pollUntil(isUp, bootDeadlineMs);
-      await shell.run('systemctl is-system-running --wait', { timeoutMs: bootDeadlineMs });
+      await pollUntil(isUp, 2 * bootDeadlineMs);
+      // Not by --wait, which ends at once with an error while the message bus is not there yet.
+      const isReady = () =>
+        shell.run('systemctl is-system-running', { timeoutMs: 10_000 }).then(
+          ({ stdout }) => ['running', 'degraded'].includes(stdout.trim()),
+          () => false,
+        );
+      await pollUntil(isReady, bootDeadlineMs);
     },
     /** Ends the emulator after it has written everything out. */
     async quit() {
