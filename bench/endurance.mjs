@@ -37,7 +37,9 @@ export async function measureEndurance({ say, minutes }) {
     const before = look(relay);
     const endMs = performance.now() + minutes * minuteMs;
     const traffic = Promise.all(lanes(minutes * 60).map((lane) => repeat(stage, server, relay, lane, endMs)));
-    const sampled = sampleUntil(relay, endMs, say);
+    const failed = new AbortController();
+    traffic.catch(() => failed.abort());
+    const sampled = sampleUntil(relay, endMs, failed.signal, say);
     const [runs, samples] = await Promise.all([traffic, sampled]);
     await pause(Math.min(restMs, minutes * minuteMs));
     const after = look(relay);
@@ -73,10 +75,10 @@ async function repeat(stage, server, relay, { load, seconds }, endMs) {
   }
 }
 
-async function sampleUntil(relay, endMs, say) {
+async function sampleUntil(relay, endMs, signal, say) {
   const samples = [];
   const startedMs = performance.now();
-  while (performance.now() < endMs) {
+  while (performance.now() < endMs && !signal.aborted) {
     await pause(Math.min(sampleMs, endMs - performance.now()));
     const sample = { minute: (performance.now() - startedMs) / minuteMs, ...look(relay) };
     samples.push(sample);
