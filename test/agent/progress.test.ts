@@ -63,8 +63,9 @@ test.each([80, 120])(
     expect(slow.join('\n')).toMatch(
       new RegExp(`^mount\\.efs: +\\d+ ms {2}connecting 127\\.0\\.0\\.1:${port}$`, 'm'),
     );
-    expect(interrupted.join('\n')).toMatch(
-      /^(\^C)?mount\.efs: interrupted by a signal; .* \[interrupted\]\n {2}Run the command again\.\nended with 8$/m,
+    // The terminal breaks the line, which names the mount, at its edge, and a blank there is lost.
+    expect(interrupted.join('').replaceAll(' ', '')).toContain(
+      `mount.efs:${fileSystemId}on${stage.mountPoint}:interruptedbyasignal;everythingbegunwasundone[interrupted]Runthecommandagain.endedwith8`,
     );
     expect(readProgress(verbose)).toEqual([
       'mount.efs: N ms  using ADDRESS',
