@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createTemporaryDirectory } from '../support/temporary-directory.ts';
 
 // test/kernel/scenes.test.ts shows status 0, with real mounts; here no mount is made, and so everything differs.
@@ -24,6 +24,7 @@ beforeEach(() => {
   standIn('ss', 'exit 0');
   standIn('efs-agent', `echo '{"mounts":[]}'`);
 });
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 function standIn(name: string, body: string): void {
   writeFileSync(join(directory, 'bin', name), `#!/bin/sh\n${body}\n`);
