@@ -132,11 +132,9 @@ export function createIdentity(
     },
     async instance(withZoneId) {
       if (!withZoneId) return instance();
-      const [own, availabilityZoneId] = await Promise.all([
-        instance(),
-        shareZoneId('', () => readZoneId(metadataEndpoint)),
-      ]);
-      return { ...own, availabilityZoneId };
+      // One after the other: where the first is not answered, the second is not worth a session token of its own.
+      const own = await instance();
+      return { ...own, availabilityZoneId: await shareZoneId('', () => readZoneId(metadataEndpoint)) };
     },
     mountTarget: (request) => shareMountTarget(JSON.stringify(request), () => findMountTarget(request)),
     publish,

@@ -69,6 +69,19 @@ async function expectUpgradeUnderIo(upgrade: string): Promise<void> {
   await setting.must('umount /mount/efs');
 }
 
+/** A removal while something is mounted: refused with the reason, the package stays, and so does the mount. */
+async function expectRemovalRefused(remove: string, expectInstalled: () => Promise<void>): Promise<void> {
+  await mount();
+
+  const { code, stderr } = await setting.vm.run(remove);
+
+  expect(code).not.toBe(0);
+  expect(stderr).toContain('efs-agent: file systems are mounted through it');
+  await expectInstalled();
+  expect(await shell('echo still > /mount/efs/words; cat /mount/efs/words')).toBe('still\n');
+  await setting.must('umount /mount/efs');
+}
+
 /** Writes one synced file after the other until /tmp/stop appears, and keeps their checksums. */
 const writer = `#!/bin/bash
 rm -f /tmp/stop /tmp/sums
@@ -114,15 +127,9 @@ testInVm(
 );
 
 testInVm('a removal is refused while something is mounted, and says why; the mount goes on', async () => {
-  await mount();
-
-  const { code, stderr } = await setting.vm.run('dpkg --remove efs-agent');
-
-  expect(code).not.toBe(0);
-  expect(stderr).toContain('efs-agent: file systems are mounted through it');
-  expect(await shell('dpkg -s efs-agent | grep ^Status')).toMatch(/ ok installed$/m);
-  expect(await shell('echo still > /mount/efs/words; cat /mount/efs/words')).toBe('still\n');
-  await setting.must('umount /mount/efs');
+  await expectRemovalRefused('dpkg --remove efs-agent', async () => {
+    expect(await shell('dpkg -s efs-agent | grep ^Status')).toMatch(/ ok installed$/m);
+  });
 });
 
 testInVm(
@@ -154,13 +161,10 @@ testInVm(
     await expectUpgradeUnderIo('rpm --nodeps -U /root/second.rpm');
     expect(await shell('rpm -q efs-agent')).toBe(`efs-agent-${newerVersion}-1.noarch\n`);
     expect(await shell('tail -n 1 /etc/amazon/efs/efs-utils.conf')).toBe('# mine\n');
-    await mount();
-
-    const refused = await setting.vm.run('rpm -e efs-agent');
-    expect(refused.code).not.toBe(0);
-    expect(refused.stderr).toContain('efs-agent: file systems are mounted through it');
-    expect(await shell('echo still > /mount/efs/words; cat /mount/efs/words')).toBe('still\n');
-    await setting.must('umount /mount/efs && rpm -e efs-agent');
+    await expectRemovalRefused('rpm -e efs-agent', async () => {
+      expect(await shell('rpm -q efs-agent')).toBe(`efs-agent-${newerVersion}-1.noarch\n`);
+    });
+    await setting.must('rpm -e efs-agent');
 
     // The folders of man pages belong to the first package of every RPM distribution.
     expect((await listNew()).filter((path) => !/^\/usr\/share\/man\/man\d$/.test(path))).toEqual([
