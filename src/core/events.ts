@@ -52,6 +52,11 @@ export const events = {
     '4acc57d836e8437da15d5e3f6a3da023',
     'Entries with a message id cannot be written; the log goes on as lines.',
   ),
+  'log.lines-lost': event(
+    'warn',
+    '27a7649e71988c145a62bd910608087c',
+    'Whoever reads the log was too slow or stopped: so many lines were not kept for it.',
+  ),
   'mount.done': event(
     'info',
     '4743a127370c43d5ae06f0b1a8674d77',

@@ -24,6 +24,9 @@ const priorities: Record<LogLevel, number> = { error: 3, warn: 4, info: 6, debug
 /** How long a process that ends waits for the journal, in milliseconds. */
 const closeMs = 2_000;
 
+/** What may wait for a reader that is slow or stopped, in bytes: lines beyond that are lost, not kept in memory. */
+const mostUnreadBytes = 1024 * 1024;
+
 interface Line {
   level: LogLevel;
   event: Parameters<Log>[1];
@@ -63,6 +66,7 @@ export function openLog(
     : null;
   const limit = new LogLimit<Line>();
   const counts = new Map<string, number>();
+  let lostLines = 0;
   let untilMs: number | null = null;
   let timer: { cancel(): void } | null = null;
 
@@ -83,13 +87,24 @@ export function openLog(
       write(count === 1 ? line : { ...line, fields: { ...line.fields, repeated: `${count} times` } });
   }
 
+  function writeLine(level: LogLevel, message: string): void {
+    if (process.stderr.writableLength > mostUnreadBytes) {
+      lostLines += 1;
+      return;
+    }
+    logger.log(level, message);
+    if (lostLines === 0) return;
+    const count = lostLines;
+    lostLines = 0;
+    log('warn', 'log.lines-lost', { count });
+  }
+
   function write({ level, event, fields }: Line): void {
     const message = formatLine(event, fields);
-    const writeLine = () => void logger.log(level, message);
     const entry = findEvent(event);
     const isWaitedFor = entry !== null && (entry.notable || priorities[level] <= priorities.warn);
     if (journal === null || !isWaitedFor) {
-      writeLine();
+      writeLine(level, message);
       return;
     }
     const head = {
@@ -99,7 +114,7 @@ export function openLog(
       event,
       pid: process.pid,
     };
-    journal.write(formatEntry(head, fields), writeLine);
+    journal.write(formatEntry(head, fields), () => writeLine(level, message));
   }
 
   function setLevel(level: LogLevel | null, forMs: number | null): void {

@@ -107,6 +107,26 @@ test.each(['a pipe that nobody reads any more', 'a disk that is full'])(
   },
 );
 
+test('while nobody reads the log its lines take no memory without end, and who reads on is told how many were lost', async () => {
+  const program = `const clock = { nowMs: Date.now, schedule: () => ({ cancel() {} }) };
+    const { log } = require(process.argv[1]).openLog('debug', process.env, clock);
+    for (let line = 0; line < 100000; line += 1) log('debug', 'session.opened', { line });
+    console.log(process.stderr.writableLength);
+    process.stderr.once('drain', () => log('info', 'mount.added'));`;
+  const child = spawn(process.execPath, ['-e', program, logBundle], { stdio: ['ignore', 'pipe', 'pipe'] });
+
+  const [waitingBytes] = await once(child.stdout, 'data');
+  const lines = (await text(child.stderr)).trimEnd().split('\n');
+
+  expect(Number(waitingBytes)).toBeLessThan(1.1 * 1024 ** 2);
+  const shown = lines.filter((line) => line.includes('session.opened')).length;
+  expect(shown).toBeGreaterThan(1_000);
+  expect(lines.slice(shown).map((line) => line.replace(/^\S+ /, ''))).toEqual([
+    'info  mount.added',
+    `warn  log.lines-lost count=${100_000 - shown}`,
+  ]);
+});
+
 test('under systemd a line carries its priority and no time', async () => {
   const { stderr } = await writeLog('debug', { JOURNAL_STREAM: '8:1' });
 
