@@ -41,7 +41,8 @@ export default defineConfig({
           name: 'kernel',
           include: ['test/kernel/**/*.test.ts'],
           globalSetup: ['test/support/build-bundles.ts'],
-          fileParallelism: false,
+          // An emulated machine leaves half of two cores idle.
+          maxWorkers: 2,
           testTimeout: 600_000,
           hookTimeout: 900_000,
         },
