@@ -92,11 +92,13 @@ export function openLog(
       lostLines += 1;
       return;
     }
+    // Before the line, which may take the last room: a count that is lost itself tells nobody.
+    if (lostLines > 0) {
+      const count = lostLines;
+      lostLines = 0;
+      log('warn', 'log.lines-lost', { count });
+    }
     logger.log(level, message);
-    if (lostLines === 0) return;
-    const count = lostLines;
-    lostLines = 0;
-    log('warn', 'log.lines-lost', { count });
   }
 
   function write({ level, event, fields }: Line): void {
