@@ -47,7 +47,7 @@ const commands = {
   async memory(options) {
     const { measureMemory, formatMemory } = await import('./memory.mjs');
     const counts = options.short ? [1, 20] : [1, 100, 500];
-    const idleSeconds = options.short ? 3 : 30;
+    const idleSeconds = options.short ? 3 : 60;
     const figures = await measureMemory({ say, counts, idleSeconds, identityLeaves: !options.short });
     return { figures, text: formatMemory(figures), held: true };
   },

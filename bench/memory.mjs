@@ -13,6 +13,7 @@ import {
   needProgram,
   openStage,
   serverName,
+  serviceFlags,
   startAgent,
   startServer,
   Unavailable,
@@ -43,7 +44,7 @@ export async function measureMemory({ say, counts, idleSeconds, identityLeaves }
   const stage = await openStage({ say });
   try {
     const server = await startServer(stage);
-    const results = [];
+    const results = [await measureBarePair(stage, idleSeconds)];
     await measureAgent(stage, server, { counts, idleSeconds, identityLeaves }, results);
     try {
       await measureStunnels(stage, server, counts, results);
@@ -55,6 +56,36 @@ export async function measureMemory({ say, counts, idleSeconds, identityLeaves }
   } finally {
     await stage.close();
   }
+}
+
+/** What two processes of node cost when one of them asks the other each two seconds whether it lives, and nothing else. */
+async function measureBarePair(stage, idleSeconds) {
+  const child = stage.write('child.cjs', `process.on('message', (ping) => process.send(ping));`);
+  const parent = stage.write(
+    'parent.cjs',
+    `const child = require('node:child_process').fork(${JSON.stringify(child)}, { serialization: 'advanced' });
+     setInterval(() => child.send({ kind: 'ping' }), 2_000);`,
+  );
+  const { pid } = stage.start(process.execPath, [...serviceFlags(), parent]);
+  await pause(settleMs);
+  return { relay: 'two bare node', tunnels: 0, ...(await measureIdle(family(pid), idleSeconds)) };
+}
+
+/** What the processes hold, and what they do in so many seconds. */
+async function measureIdle(pids, idleSeconds) {
+  const worker = pids.filter((pid) => commandLine(pid).includes('worker.cjs'));
+  const pss = { pssKib: sumPssKib(pids), workerPssKib: sumPssKib(worker) };
+  const look = () => ({ all: sumWakeUps(pids), worker: sumWakeUps(worker), cpu: sumCpuSeconds(pids) });
+  const before = look();
+  await pause(idleSeconds * 1000);
+  const after = look();
+  return {
+    processes: pids.length,
+    ...pss,
+    wakeUpsPerSecond: (after.all - before.all) / idleSeconds,
+    workerWakeUpsPerSecond: (after.worker - before.worker) / idleSeconds,
+    cpuShare: (after.cpu - before.cpu) / idleSeconds,
+  };
 }
 
 async function measureAgent(stage, server, { counts, idleSeconds, identityLeaves }, results) {
@@ -83,22 +114,10 @@ async function measureAgent(stage, server, { counts, idleSeconds, identityLeaves
     while (tunnels.length < count) tunnels.push(await openTunnel(controlSocket, request));
     if (identityLeaves) await waitForIdentityToLeave(program.pid);
     await pause(settleMs);
-    const pids = family(program.pid);
-    const worker = pids.filter((pid) => commandLine(pid).includes('worker.cjs'));
-    const pss = { all: sumPssKib(pids), worker: sumPssKib(worker) };
-    const look = () => ({ all: sumWakeUps(pids), worker: sumWakeUps(worker), cpu: sumCpuSeconds(pids) });
-    const before = look();
-    await pause(idleSeconds * 1000);
-    const after = look();
     results.push({
       relay: 'efs-agent',
       tunnels: count,
-      processes: pids.length,
-      pssKib: pss.all,
-      workerPssKib: pss.worker,
-      wakeUpsPerSecond: (after.all - before.all) / idleSeconds,
-      workerWakeUpsPerSecond: (after.worker - before.worker) / idleSeconds,
-      cpuShare: (after.cpu - before.cpu) / idleSeconds,
+      ...(await measureIdle(family(program.pid), idleSeconds)),
       questions: await measureQuestions(controlSocket, program.pid),
     });
     stage.say(`efs-agent with ${count} idle tunnels measured`);

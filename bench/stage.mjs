@@ -134,7 +134,7 @@ export async function startAgent(stage, name, { mount = [], agent = [], nodeFlag
 }
 
 /** What the service gives to Node. */
-function serviceFlags() {
+export function serviceFlags() {
   const unit = readFileSync(join(home, 'systemd/efs-agent.service'), 'utf8');
   return /^ExecStart=@NODE@ (.*)$/m.exec(unit)[1].split(' ').slice(0, -1);
 }

@@ -44,6 +44,8 @@ export function createRotation(ports: RotationPorts, about: Details): Rotation {
   let state: RenewalState | null = null;
   let lastError: AgentError | null = null;
   let timer: { cancel(): void } | null = null;
+  /** What `timer` is for. */
+  let scheduled: RenewalState['next'] | null = null;
   let closed = false;
 
   const readClocks = (): Instant => ({ wallMs: clock.nowMs(), monoMs: clock.monoMs() });
@@ -83,12 +85,16 @@ export function createRotation(ports: RotationPorts, about: Details): Rotation {
   }
 
   function schedule(): void {
+    if (closed || state === null || state.next === scheduled) return;
+    scheduled = state.next;
     timer?.cancel();
     timer = null;
-    if (closed || state?.next.kind !== 'ask') return;
-    timer = clock.schedule(Math.max(0, state.next.dueMonoMs - clock.monoMs()), () =>
-      step({ kind: 'looked' }),
-    );
+    if (state.next.kind !== 'ask') return;
+    timer = clock.schedule(Math.max(0, state.next.dueMonoMs - clock.monoMs()), () => {
+      // A timer may come a moment early.
+      scheduled = null;
+      step({ kind: 'looked' });
+    });
   }
 
   const lifeOf = ({ notAfterMs, identity }: CertificateReply): CertificateLife => ({

@@ -12,7 +12,7 @@ import { version } from '../core/version.ts';
 import { parseWorkerMessage } from '../core/worker-message.ts';
 import type { AgentToWorker, WorkerToAgent } from '../core/worker-protocol.ts';
 import { callCaller, removeCallerSocket, removeForgottenCallerSockets } from '../host/caller-socket.ts';
-import { childLookMs, lookAtChildren, startChild } from '../host/children.ts';
+import { startChild } from '../host/children.ts';
 import { systemClock } from '../host/clock.ts';
 import { readConfigFiles } from '../host/config-files.ts';
 import { resolveCanonicalName, resolveName } from '../host/dns.ts';
@@ -86,8 +86,6 @@ export async function wireAgent(
           nodeOptions: smallHeap,
           distrust: { parse: parseWorkerMessage, messagesPerSecond: 2_000, memoryBytes: 64 * 2 ** 20 },
         }),
-      lookAtWorker: lookAtChildren,
-      lookMs: childLookMs,
       readWaitedMs,
       startMessage: () => ({
         kind: 'start',

@@ -68,9 +68,6 @@ export interface WorkerPorts {
   log: Log;
   random: () => number;
   startWorker(): WorkerChild;
-  /** To be called every `lookMs` while there is a worker: ends one that fills our memory. */
-  lookAtWorker(): void;
-  lookMs: number;
   /** How long a process has been ready to run and had no processor, in milliseconds; null when nobody knows. */
   readWaitedMs(pid: number): number | null;
   /** First message to each worker. */
@@ -147,10 +144,14 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     scheduleTick();
   }
 
-  /** The part of the time since the last tick in which the worker did not have to wait for a processor. */
+  /**
+   * The part of the time since the last tick in which the worker did not have to wait for a processor. Nobody looks while a
+   * worker rests and answers: to read a file costs an idle machine more than all else that a tick does.
+   */
   function measureCouldRun(): number {
     const before = seen;
-    const waitedMs = child === null ? null : ports.readWaitedMs(child.pid);
+    const isAtEase = state.kind === 'up' && state.isResting && state.unanswered === 0;
+    const waitedMs = child === null || isAtEase ? null : ports.readWaitedMs(child.pid);
     seen = child === null || waitedMs === null ? null : { pid: child.pid, monoMs: clock.monoMs(), waitedMs };
     if (before === null || seen === null || before.pid !== seen.pid) return 1;
     const passedMs = seen.monoMs - before.monoMs;
@@ -162,17 +163,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
     timer?.cancel();
     timer = null;
     const wanted = tunnels.size > 0;
-    if (wanted || child !== null) waitForTick(planTickMs(state, wanted, clock.monoMs()));
-  }
-
-  /** One timer for the pulse and for looking at the worker: each wakes an idle machine. */
-  function waitForTick(leftMs: number): void {
-    const stepMs = child === null ? leftMs : Math.min(leftMs, ports.lookMs);
-    timer = clock.schedule(stepMs, () => {
-      ports.lookAtWorker();
-      if (leftMs > stepMs) waitForTick(leftMs - stepMs);
-      else tick();
-    });
+    if (wanted || child !== null) timer = clock.schedule(planTickMs(state, wanted, clock.monoMs()), tick);
   }
 
   function start(): void {

@@ -42,8 +42,10 @@ export type WorkerAction =
 
 /** One tick, in milliseconds. */
 export const tickMs = 1_000;
-/** The same while the worker rests and has answered: an idle machine is left asleep, and one that hangs is found in time. */
-export const restingTickMs = 1_500;
+/** The same while the worker rests: an idle machine is left asleep. */
+export const restingTickMs = 2_000;
+/** The same once it has let such a long tick go by without an answer: one that hangs is found as soon as one that works. */
+export const doubtedTickMs = 500;
 /** Ticks without a pong after which a worker counts as hung. */
 export const silentTicks = 4;
 /** What a silent tick counts at least: a worker that computes for ever beside many others must not go on for ever. */
@@ -111,8 +113,8 @@ export function decideWorker(
  */
 export function planTickMs(state: WorkerState, wanted: boolean, nowMonoMs: number): number {
   if (state.kind === 'down') return Math.max(0, Math.min(tickMs, state.dueMonoMs - nowMonoMs));
-  const isCalm = wanted && state.kind === 'up' && state.isResting && state.unanswered === 0;
-  return isCalm ? restingTickMs : tickMs;
+  if (!wanted || state.kind !== 'up' || !state.isResting) return tickMs;
+  return state.unanswered <= 1 ? restingTickMs : doubtedTickMs;
 }
 
 function decideOnTick(

@@ -13,9 +13,6 @@ export interface Distrust<Received> {
   memoryBytes: number;
 }
 
-/** How often to call `lookAtChildren`, in milliseconds: a child can send some hundred megabytes in a second. */
-export const childLookMs = 500;
-
 /**
  * Starts one of our programs as a child process with an IPC channel.
  *
@@ -69,7 +66,6 @@ export function startChild<Sent, Received>(
       );
     },
     kill(signal) {
-      guard?.leave();
       child.kill(signal);
     },
   };
@@ -83,11 +79,14 @@ interface Watched {
 const watched = new Set<Watched>();
 
 /**
- * Ends the watched children when one of them sends a message without an end. No timer of its own: each wakes an idle
- * machine, and whoever supervises a child has one running. Only a child that was told to go is looked at from here.
+ * Ends the watched children when one of them sends a message without an end.
+ *
+ * It looks whenever the event loop has handled what has come, some megabytes at a time. A timer could be too late for them, and
+ * would wake an idle machine: an immediate that is not referred to wakes nobody.
  */
-export function lookAtChildren(): void {
+function lookAtChildren(): void {
   if (watched.size === 0) return;
+  setImmediate(lookAtChildren).unref();
   const heldBytes = process.memoryUsage().arrayBuffers;
   for (const { memoryBytes, end } of watched)
     if (heldBytes > memoryBytes) end('it sent a message without an end');
@@ -114,18 +113,14 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
     hangUp(child);
   };
   const entry: Watched = { memoryBytes, end };
-  let leaving: NodeJS.Timeout | undefined;
   watched.add(entry);
+  if (watched.size === 1) setImmediate(lookAtChildren).unref();
   child.once('exit', () => {
-    clearInterval(leaving);
     watched.delete(entry);
     hangUp(child);
   });
   return {
     fault: () => fault,
-    leave(): void {
-      leaving ??= setInterval(lookAtChildren, childLookMs).unref();
-    },
     receive(message: unknown, handle: unknown, listener: (message: Received) => void): void {
       if (fault !== null) return;
       const isWithin = allowance.spend(1, performance.now());

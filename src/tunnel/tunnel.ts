@@ -459,6 +459,7 @@ export class Tunnel {
     error: string | null,
   ): void {
     this.#sessions.delete(session);
+    this.#host.stir();
     this.#past.bytesUp += counters.bytesUp;
     this.#past.bytesDown += counters.bytesDown;
     const unusual = cause === 'upstream-reset' || cause === 'upstream-unreachable' || cause === 'stalled';

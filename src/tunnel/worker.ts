@@ -107,7 +107,7 @@ function startTicking(): void {
   }, tickMs).unref();
 }
 
-/** Something moves again. */
+/** Something moves again, or a session has ended. */
 function stir(): void {
   if (ticking !== null) return;
   ticks += Math.floor((performance.now() - restingSinceMonoMs) / tickMs);
@@ -124,13 +124,17 @@ function rest(): void {
 
 function sayPong(sequence: number, host: TunnelHost): void {
   const changed: TunnelState[] = [];
-  let isResting = true;
-  for (const tunnel of tunnels.values()) {
-    const state = tunnel.takeChanges();
-    if (state !== null) changed.push(state);
-    isResting &&= state === null && tunnel.isResting;
+  // While it rests nothing changes.
+  if (ticking !== null) {
+    let isResting = true;
+    for (const tunnel of tunnels.values()) {
+      const state = tunnel.takeChanges();
+      if (state !== null) changed.push(state);
+      isResting &&= state === null && tunnel.isResting;
+    }
+    if (isResting) rest();
   }
-  if (isResting) rest();
+  const isResting = ticking === null;
   report({ kind: 'pong', sequence, tunnels: changed, bufferedBytes: host.budget.heldBytes, isResting });
 }
 

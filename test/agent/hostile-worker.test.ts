@@ -25,7 +25,7 @@ process.on('message', (message) => {
   process.send({ kind: 'ready', pid: process.pid }, () => attack(message));
 });
 `;
-const mostRssBytes = 600 * 2 ** 20;
+const mostRssBytes = 200 * 2 ** 20;
 
 /** Somebody outside, to whom a hostile worker sends what it gets hold of, and who tells it what to try next. */
 interface Accomplice {

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import {
   decideWorker,
+  doubtedTickMs,
   initialWorkerState,
   planTickMs,
   restingTickMs,
@@ -191,7 +192,11 @@ test('the pulse of a worker that rests is felt more rarely, until it stirs or do
   expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
   answer(true);
   worker.tick();
-  expect(planTickMs(worker.state, true, 0)).toBe(tickMs);
+  expect(planTickMs(worker.state, true, 0)).toBe(restingTickMs);
+  worker.tick();
+  expect(planTickMs(worker.state, true, 0)).toBe(doubtedTickMs);
+  worker.feed({ kind: 'spoke' });
+  expect(planTickMs(worker.state, true, 0)).toBe(restingTickMs);
 });
 
 test.each([true, false])(

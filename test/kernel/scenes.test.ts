@@ -147,14 +147,16 @@ testInVm(
           closed.push(
             ...(await setting.takeEvents()).filter(({ eventName }) => eventName === 'ConnectionClosed'),
           );
-          return closed.map(({ bytesSent }) => bytesSent);
+          return closed.slice(0, 2).map(({ bytesSent }) => bytesSent);
         },
         { timeout: 120_000 },
       )
       .toEqual([52, 24]);
     // The call that is refused is as long as the client's host name makes it; the NULL call before it has 44 bytes.
-    const [first, second] = closed.map(({ bytesReceived }) => bytesReceived as number);
-    expect(first! - second!).toBe(44);
+    // A kernel that is told of the end before it has read the refusal makes that call once more, over a third connection.
+    const bytes = closed.map(({ bytesReceived, bytesSent }) => [bytesReceived as number, bytesSent]);
+    const refused = bytes[1]![0] as number;
+    expect(bytes).toEqual([[refused + 44, 52], ...Array(bytes.length - 1).fill([refused, 24])]);
   },
 );
 
