@@ -242,6 +242,24 @@ test('a worker that had no processor while it was silent is not taken for hung',
   expect(peer.killed()).toBe(true);
 });
 
+test('nor is one that fell asleep in peace and had no processor when it was asked again, for ten seconds', async () => {
+  probe('tunnel-1');
+  const peer = peers[0]!;
+  peer.say({ kind: 'ready', pid: 1 });
+  waitedMs = 0;
+  await clock.pass(1_000);
+  peer.say({ kind: 'pong', sequence: 1, tunnels: [], bufferedBytes: 0, isResting: true });
+
+  for (let half = 0; half < 20; half += 1) {
+    await clock.pass(500);
+    waitedMs += 500;
+  }
+  expect(peer.killed()).toBe(false);
+  await clock.pass(10_000);
+
+  expect(peer.killed()).toBe(true);
+});
+
 test('a mount that is given up before its turn is not greeted for, and takes nobody’s turn', async () => {
   names(1, 6).forEach(probe);
   const peer = peers[0]!;

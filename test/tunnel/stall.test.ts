@@ -154,6 +154,20 @@ test('a worker rests while nothing is asked, says when that ends, and then notic
   expect(pongs.filter(({ isResting }) => isResting).every(({ tunnels }) => tunnels.length === 0)).toBe(true);
 });
 
+test('a session that ends while the worker rests is not counted in the next pong', async () => {
+  const { worker, port } = await start();
+  const client = await connectTo(port);
+  await ask(client, 1);
+  await expect
+    .poll(async () => (await worker.totals()).isResting, { timeout: deadlineMs, interval: 200 })
+    .toBe(true);
+
+  client.destroy();
+  await worker.hears('session.closed');
+
+  expect((await worker.totals()).tunnels[0]).toMatchObject({ sessions: 0 });
+});
+
 test('a worker that was stopped for longer than the limit blames nobody', async () => {
   const { worker, rpc, port } = await start(2_000);
   const client = await connectTo(port);
