@@ -146,7 +146,7 @@ export function createWorkers(ports: WorkerPorts, listener: WorkerListener): Wor
 
   /**
    * The part of the time since the last tick in which the worker did not have to wait for a processor. Nobody looks while a
-   * worker rests and answers: to read a file costs an idle machine more than all else that a tick does.
+   * worker rests and answers: to read a file costs an idle machine more than the rest of a tick.
    */
   function measureCouldRun(): number {
     const before = seen;

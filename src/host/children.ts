@@ -9,7 +9,7 @@ export interface Distrust<Received> {
   parse(value: unknown): Received | null;
   /** Messages in a second, and ten times that at once. */
   messagesPerSecond: number;
-  /** Bytes outside of the heap, that is, of messages that are not whole yet. */
+  /** Bytes outside of the heap, that is, of messages that are not whole yet, on top of the least since its start. */
   memoryBytes: number;
 }
 
@@ -71,26 +71,8 @@ export function startChild<Sent, Received>(
   };
 }
 
-interface Watched {
-  memoryBytes: number;
-  end(fault: string): void;
-}
-
-const watched = new Set<Watched>();
-
-/**
- * Ends the watched children when one of them sends a message without an end.
- *
- * It looks whenever the event loop has handled what has come, some megabytes at a time. A timer could be too late for them, and
- * would wake an idle machine: an immediate that is not referred to wakes nobody.
- */
-function lookAtChildren(): void {
-  if (watched.size === 0) return;
-  setImmediate(lookAtChildren).unref();
-  const heldBytes = process.memoryUsage().arrayBuffers;
-  for (const { memoryBytes, end } of watched)
-    if (heldBytes > memoryBytes) end('it sent a message without an end');
-}
+/** How each watched child is ended. */
+const watched = new Set<(fault: string) => void>();
 
 /**
  * Ends the watched children if an error came from reading what one of them sent: Node throws it where nobody can catch it,
@@ -100,7 +82,7 @@ function lookAtChildren(): void {
  */
 export function blameChildren(thrown: unknown): boolean {
   const isTheirs = thrown instanceof Error && /node:internal\/child_process/.test(thrown.stack ?? '');
-  if (isTheirs) for (const { end } of watched) end('it sent what is no message');
+  if (isTheirs) for (const end of watched) end('it sent what is no message');
   return isTheirs && watched.size > 0;
 }
 
@@ -112,11 +94,21 @@ function watch<Received>(child: ChildProcess, { parse, messagesPerSecond, memory
     child.kill('SIGKILL');
     hangUp(child);
   };
-  const entry: Watched = { memoryBytes, end };
-  watched.add(entry);
-  if (watched.size === 1) setImmediate(lookAtChildren).unref();
+  // What an earlier child sent is held until it is collected: this one answers for what comes on top.
+  let leastBytes = process.memoryUsage().arrayBuffers;
+  // Whenever the event loop has handled what has come, some megabytes at a time. A timer could be too late for them, and
+  // would wake an idle machine: an immediate that is not referred to wakes nobody.
+  const look = (): void => {
+    if (!watched.has(end)) return;
+    setImmediate(look).unref();
+    const heldBytes = process.memoryUsage().arrayBuffers;
+    leastBytes = Math.min(leastBytes, heldBytes);
+    if (heldBytes - leastBytes > memoryBytes) end('it sent a message without an end');
+  };
+  watched.add(end);
+  look();
   child.once('exit', () => {
-    watched.delete(entry);
+    watched.delete(end);
     hangUp(child);
   });
   return {

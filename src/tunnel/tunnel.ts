@@ -66,7 +66,7 @@ export interface TunnelHost {
   /** Most connections for one session; 1 = never bind. */
   maxConnections: number;
   nowTick(): number;
-  /** Bytes are about to move. */
+  /** Bytes are about to move, or a session has ended. */
   stir(): void;
   report(message: WorkerToAgent): void;
   log(level: LogLevel, event: EventName, fields: Details): void;

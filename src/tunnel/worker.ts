@@ -123,19 +123,23 @@ function rest(): void {
 }
 
 function sayPong(sequence: number, host: TunnelHost): void {
-  const changed: TunnelState[] = [];
   // While it rests nothing changes.
-  if (ticking !== null) {
-    let isResting = true;
-    for (const tunnel of tunnels.values()) {
-      const state = tunnel.takeChanges();
-      if (state !== null) changed.push(state);
-      isResting &&= state === null && tunnel.isResting;
-    }
-    if (isResting) rest();
-  }
+  const changed = ticking === null ? [] : takeChanges();
   const isResting = ticking === null;
   report({ kind: 'pong', sequence, tunnels: changed, bufferedBytes: host.budget.heldBytes, isResting });
+}
+
+/** The tunnels of which something has changed since the last pong; rests when there is none and nothing is under way. */
+function takeChanges(): TunnelState[] {
+  const changed: TunnelState[] = [];
+  let isQuiet = true;
+  for (const tunnel of tunnels.values()) {
+    const state = tunnel.takeChanges();
+    if (state !== null) changed.push(state);
+    isQuiet &&= state === null && tunnel.isResting;
+  }
+  if (isQuiet) rest();
+  return changed;
 }
 
 function serve(

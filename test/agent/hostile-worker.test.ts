@@ -227,6 +227,34 @@ test('a program that a worker leaves behind with its channel is hung up on, in t
   expect(highestRssBytes(agent.child.pid!)).toBeLessThan(mostRssBytes);
 });
 
+test('the worker after one that sent a message without an end is not blamed for it', async () => {
+  await stage.startTarget();
+  const programs = join(stage.directory, 'programs');
+  cpSync('dist', programs, { recursive: true });
+  cpSync('dist/worker.cjs', join(programs, 'honest.cjs'));
+  const begun = JSON.stringify(join(stage.directory, 'begun'));
+  const hostile = `${prelude}function attack() { write(Buffer.from([0x7f, 0xff, 0xff, 0xff])); for (;;) write(Buffer.alloc(1 << 20)); }`;
+  writeFileSync(
+    join(programs, 'worker.cjs'),
+    `if (require('node:fs').existsSync(${begun})) require('./honest.cjs');
+     else { require('node:fs').writeFileSync(${begun}, ''); ${hostile} }`,
+  );
+  const agent = stage.start(join(programs, 'agent.cjs'), []);
+  await waitFor(() => agent.stderr().includes('agent.ready'), 'the agent to be ready', agent);
+
+  const tunnel = stage.start('dist/efs-agent.mjs', [
+    'tunnel',
+    fileSystemId,
+    '-o',
+    'tls,mounttargetip=127.0.0.1',
+  ]);
+  await waitFor(() => tunnel.stdout().includes('127.0.0.1'), 'the tunnel to be open', agent);
+
+  expect(agent.stderr().match(/worker\.lost .*/g)).toEqual([
+    expect.stringContaining('a message without an end'),
+  ]);
+});
+
 const calls: [what: string, line: string, why: string][] = [
   [
     'names ever more tunnels and does not read',

@@ -131,6 +131,14 @@ test('a worker that has not started after twenty seconds is replaced', async () 
   expect(peers[0]!.killed()).toBe(true);
 });
 
+/** Time passes in so many steps, in which the worker has no processor. */
+async function starve(steps: number, stepMs: number): Promise<void> {
+  for (let step = 1; step <= steps; step += 1) {
+    await clock.pass(stepMs);
+    waitedMs = step * stepMs;
+  }
+}
+
 function probe(tunnelId: string): void {
   workers.openTunnel(tunnelId, tls, 10_000);
   workers.probe(tunnelId, [{ address: '10.1.1.6', port: 2049 }]).then(
@@ -232,10 +240,7 @@ test('a worker that had no processor while it was silent is not taken for hung',
   peer.say({ kind: 'ready', pid: 1 });
   waitedMs = 0;
 
-  for (let second = 0; second < 15; second += 1) {
-    await clock.pass(1_000);
-    waitedMs += 1_000;
-  }
+  await starve(15, 1_000);
   expect(peer.killed()).toBe(false);
   await clock.pass(10_000);
 
@@ -250,10 +255,7 @@ test('nor is one that fell asleep in peace and had no processor when it was aske
   await clock.pass(1_000);
   peer.say({ kind: 'pong', sequence: 1, tunnels: [], bufferedBytes: 0, isResting: true });
 
-  for (let half = 0; half < 20; half += 1) {
-    await clock.pass(500);
-    waitedMs += 500;
-  }
+  await starve(20, 500);
   expect(peer.killed()).toBe(false);
   await clock.pass(10_000);
 

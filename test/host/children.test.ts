@@ -1,3 +1,4 @@
+import { createHook } from 'node:async_hooks';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
@@ -108,4 +109,36 @@ test('a message to a child that has ended is lost, and its socket stays with the
   const [bytes] = await once(client, 'data');
 
   expect(String(bytes)).toBe('still here');
+});
+
+test('however often a watched child was replaced, the memory is looked at once in a round of the event loop', async () => {
+  const distrust = { parse: (value: unknown) => value, messagesPerSecond: 1_000, memoryBytes: 2 ** 26 };
+  let current: Child<unknown, unknown>;
+  let replaced = 0;
+  const replace = (): void => {
+    current = startChild<unknown, unknown>(program, { environment: {}, distrust });
+    current.onExit(() => {
+      replaced += 1;
+      if (replaced <= 5) replace();
+    });
+  };
+  replace();
+  onTestFinished(() => current.kill('SIGKILL'));
+  for (let count = 1; count <= 5; count += 1) {
+    current!.kill('SIGKILL');
+    await expect.poll(() => replaced, deadline).toBe(count);
+  }
+  let immediates = 0;
+  const counting = createHook({
+    init(_id, type) {
+      if (type === 'Immediate') immediates += 1;
+    },
+  }).enable();
+  onTestFinished(() => void counting.disable());
+
+  const rounds = 10;
+  for (let round = 0; round < rounds; round += 1) await new Promise((resolve) => setImmediate(resolve));
+
+  // One of ours in each, and one of the child's.
+  expect(Math.abs(immediates - 2 * rounds)).toBeLessThanOrEqual(1);
 });
