@@ -6,6 +6,7 @@ export interface StallState {
   receivedBytes: number;
   takenBytes: number;
   backlogBytes: number;
+  /** When the kernel was last asked, since anything moved; null = it was not. */
   unacknowledgedBytes: number | null;
   /** Ticks in a row in which something was owed and nothing moved. */
   silentTicks: number;
@@ -57,16 +58,20 @@ export function decideStall(
     (state.backlogBytes > 0 && now.takenBytes !== state.takenBytes) ||
     (state.unacknowledgedBytes ?? 0) > (now.unacknowledgedBytes ?? Number.POSITIVE_INFINITY);
   const silentTicks = !owed || moved || now.paused ? 0 : state.silentTicks + 1;
-  const { receivedBytes, takenBytes, backlogBytes, unacknowledgedBytes } = now;
+  const { receivedBytes, takenBytes, backlogBytes } = now;
+  const unacknowledgedBytes = now.unacknowledgedBytes ?? (silentTicks > 0 ? state.unacknowledgedBytes : null);
   return [
     { receivedBytes, takenBytes, backlogBytes, unacknowledgedBytes, silentTicks },
     silentTicks > limitTicks,
   ];
 }
 
-/** Whether it is time to ask the kernel what is not acknowledged: from half of the limit on. */
-export function isSuspicious(state: StallState, limitTicks: number): boolean {
-  return state.silentTicks >= Math.floor(limitTicks / 2);
+/**
+ * Whether it is time to ask the kernel what is not acknowledged: once early, to have something to compare with, and from half
+ * of the limit on. A mount target's kernel acknowledges in lumps, 320 kB at once where measured, which from a slow one are seconds apart.
+ */
+export function isSuspicious({ silentTicks }: StallState, limitTicks: number): boolean {
+  return silentTicks === 1 || silentTicks >= Math.floor(limitTicks / 2);
 }
 
 /** Doubling stops here: a mount target that is only slow gets eight times the limit in the end. */

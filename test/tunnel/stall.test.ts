@@ -75,7 +75,8 @@ test('a mount target that reads slowly is no stall, although the kernel takes no
       socket.on('close', () => clearInterval(reading));
     },
   });
-  const worker = await stage.startTunnel({ stallTimeoutMs: 3_000 });
+  // At this rate our kernel takes nothing for nine seconds, and that of the mount target acknowledges every second to fourth one.
+  const worker = await stage.startTunnel({ stallTimeoutMs: 6_000 });
   stage.atEnd(peer.close);
   const client = await connectTo(await worker.listen('t', [peer.endpoint]));
   for (let xid = 1; xid <= 16; xid += 1) client.write(call(xid, 1024 * 1024));
