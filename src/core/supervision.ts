@@ -54,8 +54,8 @@ export const leastSilence = 0.1;
 export const startingTicks = 20;
 /** Ticks a worker without any tunnel stays for the next mount. */
 export const unwantedTicks = 60;
-/** A worker that served this long has earned an immediate restart. */
-const steadyMs = 10_000;
+/** A worker that served this long has earned an immediate restart: what ends again and again after that is started 20 times a minute. */
+const steadyMs = 3_000;
 
 export const initialWorkerState: WorkerState = { kind: 'down', failures: 0, dueMonoMs: 0 };
 

@@ -263,14 +263,36 @@ test('the first restart is immediate, later ones wait longer and never longer th
   );
 });
 
-test('a worker that served for ten seconds has earned an immediate restart', () => {
+test('a worker that served for three seconds has earned an immediate restart', () => {
   const worker = new Supervised();
   worker.startUp();
   for (let fall = 0; fall < 5; fall += 1) worker.ticksToRestart();
   worker.feed({ kind: 'ready' });
-  for (let second = 0; second < 11; second += 1) worker.liveTick();
+  for (let second = 0; second < 3; second += 1) worker.liveTick();
 
   expect(worker.ticksToRestart()).toBe(0);
+});
+
+test('however soon workers end, no more than 90 are started in a minute', () => {
+  const livesMs = fc.array(fc.constantFrom(0, 100, 2_999, 3_000, 5_500), { minLength: 1, maxLength: 6 });
+  fc.assert(
+    fc.property(livesMs, fraction, (lives, random) => {
+      const worker = new Supervised(random);
+      let starts = 0;
+
+      while (worker.monoMs < 60_000) {
+        starts += worker.feed({ kind: 'tick', wanted: true, couldRun: 1 }).length;
+        if (worker.state.kind === 'starting') {
+          worker.feed({ kind: 'ready' });
+          worker.monoMs += lives[starts % lives.length]!;
+          worker.feed({ kind: 'exited' });
+        }
+        worker.monoMs += Math.max(1, planTickMs(worker.state, true, worker.monoMs));
+      }
+
+      expect(starts).toBeLessThanOrEqual(90);
+    }),
+  );
 });
 
 test('a worker without tunnels stays a minute for the next mount, then is let go', () => {
