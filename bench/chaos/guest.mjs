@@ -12,6 +12,8 @@ import { mounts } from './service.mjs';
 const hostAddress = '10.0.2.2';
 const program = '/root/verify';
 const hourMs = 3_600_000;
+/** Where the machine's kernel tells what becomes of requests whose connection breaks. */
+const traceFolder = '/sys/kernel/tracing/instances/chaos';
 
 /**
  * Starts the machine and puts the writer and reader into it.
@@ -28,6 +30,7 @@ export async function openGuest({ directory, verify, say }) {
     if (code !== 0) throw new Error(`${argv.join(' ')}: ${stderr || stdout}`);
     return stdout;
   };
+  await must(['sh', '-c', watchHeldBack]);
   const showMounts = async () => table.show(await must(['cat', '/proc/self/mountinfo']));
 
   const socketPath = join(directory, 'mount.sock');
@@ -54,6 +57,11 @@ export async function openGuest({ directory, verify, say }) {
       const text = await must(['cat', '/proc/self/mountinfo']);
       const nfs = text.split('\n').filter((line) => line.includes(' - nfs4 '));
       return nfs.map((line) => `${line.split(' ')[0]} ${line.split(' ')[4]}`);
+    },
+    /** How many requests the kernel has held back for `heldBackMs` by itself since the last call. */
+    async takeHeldBack() {
+      const lines = await must(['sh', '-c', `cd ${traceFolder} && cat trace && : > trace`]);
+      return lines.split('\n').filter((line) => line.includes('rpc_connect_status')).length;
     },
     async unmountAll() {
       // The agent looks as soon as the kernel hangs up: it must not see what is about to go.
@@ -87,6 +95,19 @@ export async function openGuest({ directory, verify, say }) {
     close: () => vm.close(),
   };
 }
+
+/**
+ * A request that is being sent when its connection breaks (EPIPE) is tried again by the kernel after three seconds, also
+ * when there is a new connection at once (net/sunrpc/clnt.c, call_connect_status; docs/decisions/0014).
+ */
+export const heldBackMs = 3_000;
+
+const watchHeldBack = `set -e
+modprobe sunrpc
+mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+mkdir -p ${traceFolder}
+echo 'status == -32' > ${traceFolder}/events/sunrpc/rpc_connect_status/filter
+echo 1 > ${traceFolder}/events/sunrpc/rpc_connect_status/enable`;
 
 /** Shows a mount table as that of a process in another mount namespace: over its /proc/<pid>/mountinfo. */
 function openTable(directory) {

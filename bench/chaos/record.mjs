@@ -40,10 +40,10 @@ export function openRecord() {
     /** Threads that have ended none. */
     waitingSince: (ms) =>
       [...threads.entries()].filter(([, { lastStartMs }]) => lastStartMs <= ms).map(([name]) => name),
-    /** The longest operation that ended after this moment, in milliseconds. Forgets what is older. */
-    longestSince(ms) {
+    /** The longest operations that ended after this moment, in milliseconds, longest first. Forgets what is older. */
+    pausesSince(ms) {
       operations = operations.filter(({ startMs, tookMs }) => startMs + tookMs >= ms);
-      return Math.max(0, ...operations.map(({ tookMs }) => tookMs));
+      return operations.map(({ tookMs }) => tookMs).sort((a, b) => b - a);
     },
     complaints,
   };

@@ -42,11 +42,13 @@ export function describeResult({
   failed,
   refused,
   longestRefusedMs,
+  heldBack,
   notes,
 }) {
+  const held = heldBack > 0 ? `, ${heldBack} held back for 3 s by the kernel itself` : '';
   const refusals = refused > 0 ? `, refused ${refused} times within ${longestRefusedMs} ms` : '';
   const noted = Object.entries(notes).map(([name, value]) => `, ${name} ${value}`);
-  return `round ${round}, ${fault}: added ${addedMs} ms, ${bytesChecked} bytes checked, ${bytesWrong} wrong, ${failed} failed${refusals}${noted.join('')}`;
+  return `round ${round}, ${fault}: added ${addedMs} ms, ${bytesChecked} bytes checked, ${bytesWrong} wrong, ${failed} failed${refusals}${held}${noted.join('')}`;
 }
 
 /** How much was done in all. */

@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path';
 import { openAgent, until } from './agent.mjs';
 import { openClock } from './clock.mjs';
 import { addresses, layCable, openPrivateEtc } from './enclosure.mjs';
-import { openGuest } from './guest.mjs';
+import { heldBackMs, openGuest } from './guest.mjs';
 import { startProbe } from './probe.mjs';
 import { openRecord } from './record.mjs';
 import { dnsName, fileSystemId, mounts, openService } from './service.mjs';
@@ -18,6 +18,10 @@ const hangMs = 240_000;
 const kernelWaitMs = 4_000;
 /** What can be done about a mount that hangs: nothing. The run ends there. */
 class Hang extends Error {}
+
+/** What is ours of pauses, longest first: less what the kernel adds by itself to so many of them. */
+const withoutHeldBack = (pausesMs, count) =>
+  pausesMs.map((ms, index) => (index < count && ms >= heldBackMs ? ms - heldBackMs : ms));
 
 const wait = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
@@ -79,6 +83,7 @@ export async function runChaos({
     const from = record.totals();
     const complained = record.complaints.length;
     probe.take();
+    await guest.takeHeldBack();
     const beginMs = performance.now();
     let notes = {};
     let failure = null;
@@ -91,7 +96,10 @@ export async function runChaos({
       failure = error.message;
       hung = error instanceof Hang;
     }
-    const longestMs = Math.round(record.longestSince(beginMs));
+    const heldBack = await guest.takeHeldBack();
+    const pausesMs = record.pausesSince(beginMs);
+    const longestMs = Math.round(pausesMs[0] ?? 0);
+    const onTopMs = pausesMs.map((ms) => (fault.blocks ? ms - lengthMs : ms));
     const to = record.totals();
     const probed = probe.take();
     if (!hung) await fault.restore?.(world);
@@ -100,7 +108,8 @@ export async function runChaos({
       round,
       lengthMs,
       longestMs,
-      addedMs: fault.blocks ? Math.max(0, longestMs - lengthMs) : longestMs,
+      heldBack,
+      addedMs: Math.round(Math.max(0, ...withoutHeldBack(onTopMs, heldBack))),
       failure,
       hung,
       operations: to.operations - from.operations,
